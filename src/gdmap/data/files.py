@@ -1,0 +1,121 @@
+"""The user's own CSV and NPZ files."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from gdmap.data.dataset import DataSet, Scale, one_hot, preprocessed
+
+
+def read_files(
+    inputs: str | Path,
+    targets: str | Path | None = None,
+    components: int | None = None,
+    centre: bool = False,
+    scale: Scale = None,
+    one_hot_targets: bool = False,
+) -> DataSet:
+    """A data set from CSV files (one sample per row, with or without a header) or NPZ files.
+
+    Parameters
+    ----------
+    inputs, targets
+        A ``.csv`` file each; or a ``.npz`` file with the arrays ``inputs`` and ``targets`` (then ``targets``
+        may be left out), or one ``.npz`` or ``.npy`` file each with a single array.
+    components, centre, scale
+        Preprocessing of the inputs, as in `preprocessed`; by default they are taken as they are.
+    one_hot_targets
+        Read the targets as one column of class labels and encode them as centred one-hot vectors.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a file is not there.
+    ValueError
+        For files that are empty, hold text or missing values, or differ in their number of samples.
+    """
+    input_path = Path(inputs)
+    target_path = input_path if targets is None else Path(targets)
+    if targets is None and input_path.suffix != ".npz":
+        raise ValueError("targets is missing: only an .npz file can hold inputs and targets together")
+    X = read_array(input_path, "inputs")
+    Y = read_array(target_path, "targets")
+    if len(X) != len(Y):
+        raise ValueError(
+            f"inputs ({input_path}) has {len(X)} samples but targets ({target_path}) has {len(Y)}: "
+            "row i of one must belong to row i of the other"
+        )
+    X, preparation = preprocessed(X, components, centre, scale)
+    encoding = "targets as they are"
+    if one_hot_targets:
+        if Y.shape[1] != 1:
+            raise ValueError(f"one-hot targets need one column of labels, but {target_path} has {Y.shape[1]}")
+        Y, encoding = one_hot(Y[:, 0])
+    names = input_path.name if target_path == input_path else f"{input_path.name}, {target_path.name}"
+    return DataSet(X, Y, f"{len(X):,} samples ({names}): {preparation}; {encoding}")
+
+
+def read_array(path: Path, name: str) -> np.ndarray:
+    """One array from a file, as finite float64 of shape ``(samples, columns)``."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{name}: there is no file {path}")
+    if path.suffix == ".csv":
+        array = read_csv(path, name)
+    elif path.suffix in (".npy", ".npz"):
+        array = read_numpy(path, name)
+    else:
+        raise ValueError(f"{name}: {path} must end in .csv, .npz or .npy")
+    if array.dtype.kind not in "fiub":
+        raise ValueError(f"{name}: {path} holds {array.dtype}, not numbers")
+    array = array.astype(float)
+    if array.ndim == 1:
+        array = array[:, None]
+    if array.ndim != 2 or not array.size:
+        raise ValueError(f"{name}: {path} holds an array of shape {array.shape}, expected (samples, columns)")
+    if not np.all(np.isfinite(array)):
+        row, column = np.argwhere(~np.isfinite(array))[0]
+        raise ValueError(
+            f"{name}: {path} has a missing or non-finite value in sample {row}, column {column}: "
+            "remove or impute it"
+        )
+    return array
+
+
+def read_csv(path: Path, name: str) -> np.ndarray:
+    """A CSV file of numbers; a first row that is not all numbers is its header."""
+    try:
+        first = pd.read_csv(path, header=None, nrows=1)
+        header = None if is_numeric(first) else 0
+        table = pd.read_csv(path, header=header, skipinitialspace=True)
+    except pd.errors.EmptyDataError:
+        raise ValueError(f"{name}: {path} is empty") from None
+    except (pd.errors.ParserError, UnicodeDecodeError) as error:
+        raise ValueError(f"{name}: {path} is not a CSV table ({error})") from None
+    for column in table.columns:
+        if not is_numeric(table[[column]]):
+            raise ValueError(
+                f"{name}: column {column!r} of {path} holds text: encode it as numbers, or drop the column"
+            )
+    return table.to_numpy()
+
+
+def is_numeric(table: pd.DataFrame) -> bool:
+    """Whether every column of a table holds numbers."""
+    return all(pd.api.types.is_numeric_dtype(dtype) for dtype in table.dtypes)
+
+
+def read_numpy(path: Path, name: str) -> np.ndarray:
+    """An ``.npy`` array, or the array called ``name`` (or the only one) of an ``.npz`` file."""
+    try:
+        with np.load(path, allow_pickle=False) if path.suffix == ".npz" else path.open("rb") as file:
+            if path.suffix == ".npy":
+                return np.asarray(np.load(file, allow_pickle=False))
+            if name in file:
+                return np.asarray(file[name])
+            if len(file.files) == 1:
+                return np.asarray(file[file.files[0]])
+            found = ", ".join(file.files) or "nothing"
+    except (ValueError, OSError, EOFError) as error:
+        raise ValueError(f"{name}: {path} cannot be read as a NumPy file ({error})") from None
+    raise ValueError(f"{name}: {path} has no array called {name!r} (it has {found})")

@@ -1,0 +1,1 @@
+"""How traced functions are evaluated and iterated; knows functions and arrays, nothing of losses."""

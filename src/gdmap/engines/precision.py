@@ -1,0 +1,62 @@
+"""Double precision without a global switch, and the border between the user's arrays and traced code."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import equinox as eqx
+import jax
+import numpy as np
+
+
+def float64() -> Any:
+    """A context in which JAX computes in double precision, whatever the caller has configured."""
+    return jax.enable_x64(True)
+
+
+def is_traced(*values: Any) -> bool:
+    """Whether any array in the given pytrees is being traced by JAX."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
+
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def entry_point(method: Method) -> Method:
+    """Make ``method(self, *arrays)`` callable from plain NumPy code and from inside a JAX transformation.
+
+    Called with concrete arrays it is compiled once per shape and computed in double precision (the dtype
+    follows the arrays: float32 stays float32); NumPy in gives NumPy out, JAX arrays in give JAX arrays out.
+    Called while JAX is tracing it is simply part of the trace.
+    """
+    compiled = eqx.filter_jit(method)
+
+    @functools.wraps(method)
+    def call(self: Any, *arrays: Any) -> Any:
+        if is_traced(self, arrays):
+            return method(self, *arrays)
+        with float64():
+            result = compiled(self, *map(as_floating, arrays))
+            if any(isinstance(array, jax.Array) for array in arrays):
+                return result
+            return jax.tree.map(lambda leaf: np.asarray(leaf)[()], result)
+
+    return call  # type: ignore[return-value]
+
+
+def as_floating(array: Any) -> Any:
+    """``array`` as a real floating array; JAX arrays pass through, anything else becomes NumPy.
+
+    Raises
+    ------
+    TypeError
+        For integer, boolean or complex numbers: parameters of a differentiable loss are real.
+    """
+    if not isinstance(array, jax.Array):
+        array = np.asarray(array)
+    if not np.issubdtype(array.dtype, np.floating):
+        raise TypeError(
+            f"expected real floating-point numbers, got dtype {array.dtype}: "
+            "convert integers with .astype(float); complex parameters are not supported"
+        )
+    return array

@@ -1,0 +1,7 @@
+"""Many starts under one map or a family of maps, each iterated to its fate."""
+
+from gdmap.ensembles.ensemble import ensemble
+from gdmap.ensembles.fates import Fate, Reason, fate_names, reason_names
+from gdmap.ensembles.iteration import Criteria
+
+__all__ = ["Criteria", "Fate", "Reason", "ensemble", "fate_names", "reason_names"]

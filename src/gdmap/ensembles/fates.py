@@ -1,0 +1,74 @@
+"""The fates a trajectory can have, and the reasons for them."""
+
+from enum import IntEnum
+
+import numpy as np
+import xarray as xr
+
+
+class Fate(IntEnum):
+    """Where a trajectory ends. The classes are never merged.
+
+    ``MINIMUM``: loss at the known optimum; or a critical point with positive definite Hessian; or one whose
+    null directions are verified tangent to a manifold of equal-loss critical points. ``SADDLE``: a critical
+    point with a negative Hessian eigenvalue (maxima included); for a `LinearNetwork` any critical point above
+    the optimum. ``PERIODIC``: a confirmed cycle of minimal period 2 or more. ``DIVERGED``: left every bounded
+    region, or the update is no longer a finite number (the reason says which). ``UNDECIDED``: none of these could be shown, with the reason. ``QUASIPERIODIC``, ``CHAOTIC`` and
+    ``MARGINAL`` have their codes here and are not given out yet: such runs are undecided.
+    """
+
+    UNDECIDED = 0
+    MINIMUM = 1
+    SADDLE = 2
+    PERIODIC = 3
+    QUASIPERIODIC = 4
+    CHAOTIC = 5
+    DIVERGED = 6
+    MARGINAL = 7
+
+
+class Reason(IntEnum):
+    """Why a fate was given."""
+
+    HORIZON_REACHED = 0
+    KNOWN_OPTIMUM = 1
+    POSITIVE_DEFINITE_HESSIAN = 2
+    MANIFOLD_OF_MINIMA = 3
+    NEGATIVE_HESSIAN_EIGENVALUE = 4
+    CRITICAL_POINT_ABOVE_OPTIMUM = 5
+    CYCLE_CONFIRMED = 6
+    NORM_KEEPS_GROWING = 7
+    OVERFLOW = 8
+    UPDATE_UNDEFINED = 9
+    DEGENERATE_CRITICAL_POINT = 10
+    SLOW_CONVERGENCE = 11
+    CYCLE_NOT_CONFIRMED = 12
+    MARGINAL_MULTIPLIER = 13
+    NEAR_UNSTABLE_CYCLE = 14
+    TOO_LARGE_TO_CONFIRM = 15
+
+
+def flag_attributes(flags: type[IntEnum]) -> dict[str, object]:
+    """The CF attributes ``flag_values`` and ``flag_meanings`` of an enumeration."""
+    return {
+        "flag_values": [int(flag) for flag in flags],
+        "flag_meanings": " ".join(flag.name.lower() for flag in flags),
+    }
+
+
+def fate_names(dataset: xr.Dataset) -> np.ndarray:
+    """The fates in ``dataset.fate`` as strings, same shape (read from its ``flag_meanings``)."""
+    return flag_names(dataset["fate"])
+
+
+def reason_names(dataset: xr.Dataset) -> np.ndarray:
+    """The reasons in ``dataset.reason`` as strings, same shape."""
+    return flag_names(dataset["reason"])
+
+
+def flag_names(variable: xr.DataArray) -> np.ndarray:
+    """A flag variable as strings, by its CF attributes."""
+    values = np.asarray(variable.attrs["flag_values"])
+    meanings = np.asarray(str(variable.attrs["flag_meanings"]).split())
+    order = np.argsort(values)
+    return meanings[order][np.searchsorted(values[order], variable.values)]

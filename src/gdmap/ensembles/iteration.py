@@ -1,0 +1,182 @@
+"""Iterating many trajectories until each has its fate."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gdmap.engines.xla import (
+    ESCAPED,
+    OVERFLOWN,
+    RUNNING,
+    STATIONARY,
+    UNDEFINED,
+    Advance,
+    Lanes,
+    Tolerances,
+    block_size,
+    compiled,
+    in_blocks,
+)
+from gdmap.ensembles.fates import Fate, Reason
+from gdmap.ensembles.verdicts import Verdicts, judge_cycles, judge_fixed_points, observe
+from gdmap.maps import Family
+
+ROUND = 256
+LONGEST_PERIOD = 4096
+
+
+class Criteria(NamedTuple):
+    """When a trajectory counts as finished.
+
+    Attributes
+    ----------
+    max_steps
+        The horizon: trajectories without a fate by then are undecided.
+    step_tolerance
+        A state whose steps stay below ``step_tolerance (1 + ||state||)`` three times running is a candidate
+        fixed point (Newton's method and the Hessian decide).
+    period_tolerance
+        States closer than this share of the diameter of the recent orbit are candidates for a recurrence.
+    max_period
+        Periods up to this are looked for directly; longer ones, up to 4096, through recurrences at
+        multiples of 256 steps.
+    escape_radius
+        Beyond ``escape_radius (1 + ||start||)`` with growing norm a trajectory has diverged.
+    """
+
+    max_steps: int = 10_000
+    step_tolerance: float = 1e-8
+    period_tolerance: float = 1e-8
+    max_period: int = 64
+    escape_radius: float = 1e6
+
+
+class Outcome(NamedTuple):
+    """What became of each trajectory; one entry per lane."""
+
+    fate: np.ndarray
+    reason: np.ndarray
+    period: np.ndarray
+    steps: np.ndarray
+    loss: np.ndarray
+    gradient_norm: np.ndarray
+    state: np.ndarray
+
+
+def iterate_to_fate(
+    family: Family,
+    parameter: np.ndarray,
+    state: np.ndarray,
+    criteria: Criteria,
+    progress: Callable[[int, int], None] | None = None,
+) -> Outcome:
+    """Iterate each row of ``state`` under ``family(parameter[row])`` until it has a fate.
+
+    Stages (per trajectory, at step counts of its own): iterate in rounds of 256 steps, stopping at a
+    negligible step, an escape or a non-finite update; look for a period in the last states of each round; let
+    Newton's method, the multipliers and the Hessian confirm a candidate. A candidate that is not confirmed,
+    or at which the orbit cannot stay, is iterated on and tested again at twice its age.
+    """
+    count = len(state)
+    result = Outcome(
+        fate=np.full(count, Fate.UNDECIDED, np.int8),
+        reason=np.full(count, Reason.HORIZON_REACHED, np.int8),
+        period=np.zeros(count, np.int32),
+        steps=np.zeros(count, np.int64),
+        loss=np.full(count, np.nan),
+        gradient_norm=np.full(count, np.nan),
+        state=np.array(state),
+    )
+    lanes = _fresh_lanes(parameter, state, criteria)
+    rows = np.arange(count)
+    advance = Advance(
+        family.step, criteria.max_period + 3, Tolerances(criteria.step_tolerance, criteria.period_tolerance)
+    )
+    reference_step = np.zeros(count, np.int64)
+    while rows.size:
+        until = np.minimum((lanes.steps // ROUND + 1) * ROUND, criteria.max_steps)
+        lanes, period, recurs, (complete, tail) = _advance(advance, lanes, until)
+        final = lanes.steps >= criteria.max_steps
+        long_period = np.where(recurs, lanes.steps - reference_step, 0)
+        period = np.where(period > 0, period, np.where(long_period <= LONGEST_PERIOD, long_period, 0))
+        period[lanes.steps < lanes.retry_at] = 0
+
+        verdicts = Verdicts.none(rows.size, Reason.HORIZON_REACHED)
+        still = (lanes.signal == STATIONARY) | (final & (lanes.signal == RUNNING) & (lanes.streak >= 3))
+        _judge(verdicts, still, judge_fixed_points, family, lanes, final)
+        _judge(verdicts, (period > 0) & (lanes.signal == RUNNING), judge_cycles, family, lanes, period)
+        _judge_divergence(verdicts, lanes)
+
+        finished = verdicts.given | (final & (lanes.signal == RUNNING)) | (final & still)
+        tested = still | (period > 0)
+        retry_at = np.where(tested, np.maximum(2 * lanes.steps, ROUND), lanes.retry_at)
+        signal = np.where(finished, lanes.signal, RUNNING).astype(np.int8)
+        done = np.flatnonzero(finished)
+        for field, values in (
+            (result.fate, np.where(verdicts.given, verdicts.fate, Fate.UNDECIDED)),
+            (result.reason, verdicts.reason),
+            (result.period, verdicts.period),
+            (result.steps, lanes.steps),
+            (result.state, lanes.state),
+        ):
+            field[rows[done]] = values[done]
+
+        rounds = lanes.steps // ROUND
+        anew = complete & (lanes.steps % ROUND == 0) & (rounds & (rounds - 1) == 0)
+        lanes.reference[anew] = tail[anew]
+        reference_step = np.where(anew, lanes.steps, reference_step)
+        keep = np.flatnonzero(~finished)
+        lanes = Lanes(*(field[keep] for field in lanes._replace(signal=signal, retry_at=retry_at)))
+        rows, reference_step = rows[keep], reference_step[keep]
+        if progress is not None:
+            progress(count - rows.size, count)
+    observed = observe(family, parameter, result.state)
+    overflown = result.reason == Reason.OVERFLOW
+    return result._replace(
+        loss=np.where(overflown & np.isnan(observed.loss), np.inf, observed.loss),
+        gradient_norm=np.where(overflown & np.isnan(observed.gradient_norm), np.inf, observed.gradient_norm),
+    )
+
+
+def _fresh_lanes(parameter: np.ndarray, state: np.ndarray, criteria: Criteria) -> Lanes:
+    count, dim = state.shape
+    return Lanes(
+        parameter=parameter,
+        state=state,
+        steps=np.zeros(count, np.int64),
+        streak=np.zeros(count, np.int32),
+        outside=np.zeros(count, np.int32),
+        escape_radius=(criteria.escape_radius * (1 + np.linalg.norm(state, axis=1))).astype(state.dtype),
+        retry_at=np.zeros(count, np.int64),
+        reference=np.full((count, 3, dim), np.inf, state.dtype),
+        signal=np.zeros(count, np.int8),
+    )
+
+
+def _advance(advance: Advance, lanes: Lanes, until: np.ndarray) -> Any:
+    bytes_per_lane = lanes.state.itemsize * lanes.state.shape[1] * (advance.window + 8)
+    return in_blocks(lambda block: compiled(advance, block), (lanes, until), block_size(bytes_per_lane))
+
+
+def _judge(
+    verdicts: Verdicts, chosen: np.ndarray, judge: Callable[..., Verdicts], family: Family, lanes: Lanes, extra: Any
+) -> None:
+    """Fill in the verdicts of the chosen lanes, in place."""
+    where = np.flatnonzero(chosen)
+    if where.size:
+        found = judge(family, lanes.parameter[where], lanes.state[where], extra[where])
+        for field, values in zip(verdicts, found, strict=True):
+            field[where] = values
+
+
+def _judge_divergence(verdicts: Verdicts, lanes: Lanes) -> None:
+    """Fill in the verdicts of lanes that escaped or whose update is not finite, in place."""
+    large = np.linalg.norm(lanes.state, axis=1) > lanes.escape_radius
+    for chosen, reason in (
+        (lanes.signal == ESCAPED, Reason.NORM_KEEPS_GROWING),
+        ((lanes.signal == OVERFLOWN) | ((lanes.signal == UNDEFINED) & large), Reason.OVERFLOW),
+        ((lanes.signal == UNDEFINED) & ~large, Reason.UPDATE_UNDEFINED),
+    ):
+        verdicts.fate[chosen], verdicts.reason[chosen] = Fate.DIVERGED, reason
+        verdicts.given[chosen] = True

@@ -1,0 +1,234 @@
+"""Verdicts on candidate fixed points and cycles: never by the gradient norm alone.
+
+A candidate is refined by Newton's method, judged by its multipliers and, for fixed points, by the Hessian. A
+verdict is *given* only if the orbit can stay there: an orbit that passes near an unstable point is iterated
+on.
+"""
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+
+from gdmap.engines.xla import block_size, norms, on_lanes
+from gdmap.ensembles.fates import Fate, Reason
+from gdmap.maps import Family
+from gdmap.objectives import AbstractObjective
+from gdmap.orbits import Cycles, is_on_a_family, refine_cycles
+from gdmap.orbits.cycles import null_basis
+from gdmap.spectra.dense import for_each, multipliers
+
+DENSE_LIMIT = 1000
+# How far Newton may carry a candidate: relative to the state for fixed points, to the diameter for cycles.
+FIXED_POINT_BASIN = 1e-4
+CYCLE_BASIN = 1e-3
+NULL_CURVATURE = 1e-8
+MULTIPLIER_MARGIN = 1e-6
+
+
+class Verdicts(NamedTuple):
+    """One verdict per lane; where ``given`` is false the lane should be iterated on."""
+
+    fate: np.ndarray
+    reason: np.ndarray
+    period: np.ndarray
+    given: np.ndarray
+
+    @classmethod
+    def none(cls, count: int, reason: Reason) -> "Verdicts":
+        """Nothing decided, for one reason."""
+        return cls(
+            np.full(count, Fate.UNDECIDED, np.int8),
+            np.full(count, reason, np.int8),
+            np.zeros(count, np.int32),
+            np.zeros(count, bool),
+        )
+
+
+class Observed(NamedTuple):
+    """What is recorded of a state: the loss, its excess over a known optimum, the gradient norm at its
+    parameters, and whether the map leaves the state unchanged to the last bit.
+    """  # noqa: D209
+
+    loss: Any
+    excess: Any
+    gradient_norm: Any
+    stationary: Any
+
+
+class Observer(eqx.Module):
+    """`Observed` of one lane."""
+
+    family: Family
+
+    def __call__(self, parameter: Any, state: Any) -> Observed:
+        """Loss, excess, gradient norm and stationarity at ``state``."""
+        map_, objective = self.family(parameter), self.family.objective
+        theta = map_.parameters(state)
+        excess = objective.excess(theta) if objective.knows_optimum else jnp.full((), jnp.nan, state.dtype)
+        return Observed(
+            objective.evaluate(theta),
+            excess,
+            norms(objective.gradient(theta)),
+            jnp.all(map_.update(state) == state),
+        )
+
+
+class HessianAt(eqx.Module):
+    """The Hessian of the objective at the parameters of a state, for one lane."""
+
+    family: Family
+
+    def __call__(self, parameter: Any, state: Any) -> Any:
+        """``H(theta)``, shape ``(dim, dim)``."""
+        return self.family.objective.hessian(self.family(parameter).parameters(state))
+
+
+def observe(family: Family, parameter: np.ndarray, state: np.ndarray) -> Observed:
+    """Losses, gradient norms and stationarity of many states."""
+    return Observed(*on_lanes(Observer(family), (parameter, state), block_size(16 * state.shape[1])))
+
+
+def judge_fixed_points(
+    family: Family, parameter: np.ndarray, state: np.ndarray, final: np.ndarray
+) -> Verdicts:
+    """Verdicts on states whose steps have become negligible.
+
+    ``final`` marks lanes that will not be iterated further; there an unstable critical point is named too.
+    """
+    verdicts = Verdicts.none(len(state), Reason.SLOW_CONVERGENCE)
+    if state.shape[1] > DENSE_LIMIT:
+        return _judge_large(family, parameter, state)
+    cycles = refine_cycles(family, parameter, state, 1)
+    verdicts.reason[~cycles.converged] = Reason.DEGENERATE_CRITICAL_POINT
+    reach = FIXED_POINT_BASIN * (1 + np.linalg.norm(state, axis=1))
+    confirmed = np.flatnonzero(cycles.converged & (cycles.displacement <= reach))
+    if confirmed.size:
+        points = Cycles(*(field[confirmed] for field in cycles))
+        fate, reason = _classify_critical_points(family, parameter[confirmed], points)
+        radius = np.array([np.abs(values[0]) for values in for_each(multipliers, points.jacobian)])
+        stays = observe(family, parameter[confirmed], state[confirmed]).stationary
+        verdicts.fate[confirmed], verdicts.reason[confirmed] = fate, reason
+        verdicts.given[confirmed] = (fate != Fate.UNDECIDED) & (
+            (radius <= 1 + MULTIPLIER_MARGIN) | stays | final[confirmed]
+        )
+    return verdicts
+
+
+def _classify_critical_points(
+    family: Family, parameter: np.ndarray, points: Cycles
+) -> tuple[np.ndarray, np.ndarray]:
+    state = points.points[:, 0]
+    hessians = on_lanes(
+        HessianAt(family), (parameter, state), block_size(32 * family.objective.dim**2, largest=16)
+    )
+    spectra = np.stack(for_each(np.linalg.eigvalsh, hessians))
+    curvature = np.abs(spectra).max(axis=1)
+    threshold = NULL_CURVATURE * curvature
+    observed = observe(family, parameter, state)
+    fate = np.full(len(state), Fate.UNDECIDED, np.int8)
+    reason = np.full(len(state), Reason.DEGENERATE_CRITICAL_POINT, np.int8)
+
+    def assign(lanes: np.ndarray, given_fate: Fate, given_reason: Reason) -> None:
+        lanes = lanes & (fate == Fate.UNDECIDED)
+        fate[lanes], reason[lanes] = given_fate, given_reason
+
+    length = 1 + np.linalg.norm(state, axis=1)
+    at_optimum = _is_at_optimum(family.objective, observed.excess, curvature * length**2)
+    assign(at_optimum, Fate.MINIMUM, Reason.KNOWN_OPTIMUM)
+    if family.objective.critical_gap is not None:
+        assign(~at_optimum, Fate.SADDLE, Reason.CRITICAL_POINT_ABOVE_OPTIMUM)
+    assign(spectra[:, 0] < -threshold, Fate.SADDLE, Reason.NEGATIVE_HESSIAN_EIGENVALUE)
+    assign(spectra[:, 0] > threshold, Fate.MINIMUM, Reason.POSITIVE_DEFINITE_HESSIAN)
+    flat = np.flatnonzero((fate == Fate.UNDECIDED) & (curvature > 0))
+    if flat.size:
+        candidates = Cycles(*(field[flat] for field in points))
+        bases = for_each(null_basis, candidates.jacobian)
+        has_null = np.array([len(basis) > 0 for basis in bases])
+        flat, bases = flat[has_null], [basis for basis in bases if len(basis)]
+        candidates = Cycles(*(field[has_null] for field in candidates))
+        if flat.size:
+            on_family, moved = is_on_a_family(family, parameter[flat], candidates, bases, length[flat])
+            change = np.abs(observe(family, parameter[flat], moved).loss - observed.loss[flat])
+            shift = np.linalg.norm(moved - state[flat], axis=1)
+            rounding = 64 * np.finfo(float).eps * np.abs(observed.loss[flat])
+            equal = change <= NULL_CURVATURE * curvature[flat] * shift**2 + rounding
+            manifold = np.zeros(len(state), bool)
+            manifold[flat] = on_family & equal
+            assign(manifold, Fate.MINIMUM, Reason.MANIFOLD_OF_MINIMA)
+    return fate, reason
+
+
+def _is_at_optimum(objective: AbstractObjective, excess: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    gap = objective.critical_gap
+    if gap is not None:
+        return excess <= gap / 2
+    return excess <= 1e-10 * scale  # False where the optimum, hence the excess, is unknown (NaN)
+
+
+def _judge_large(family: Family, parameter: np.ndarray, state: np.ndarray) -> Verdicts:
+    # Without a dense Jacobian only the loss itself can decide, where its critical values are known.
+    verdicts = Verdicts.none(len(state), Reason.TOO_LARGE_TO_CONFIRM)
+    gap = family.objective.critical_gap
+    if gap is not None and np.isfinite(gap):
+        at_optimum = observe(family, parameter, state).excess <= 1e-8 * gap
+        verdicts.fate[at_optimum], verdicts.reason[at_optimum] = Fate.MINIMUM, Reason.KNOWN_OPTIMUM
+        verdicts.given[at_optimum] = True
+    return verdicts
+
+
+def judge_cycles(
+    family: Family, parameter: np.ndarray, state: np.ndarray, period: np.ndarray
+) -> Verdicts:
+    """Verdicts on states that recurred after ``period`` steps (not necessarily the minimal period)."""
+    verdicts = Verdicts.none(len(state), Reason.CYCLE_NOT_CONFIRMED)
+    if state.shape[1] > DENSE_LIMIT:
+        verdicts.reason[:] = Reason.TOO_LARGE_TO_CONFIRM
+        return verdicts
+    for candidate in np.unique(period):
+        lanes = np.flatnonzero(period == candidate)
+        cycles = refine_cycles(family, parameter[lanes], state[lanes], int(candidate))
+        near = cycles.converged & (cycles.displacement <= CYCLE_BASIN * cycles.diameter())
+        minimal = np.array([cycles.minimal_period(lane) if near[lane] else 1 for lane in range(len(lanes))])
+        shorter = np.flatnonzero((minimal > 1) & (minimal < candidate))
+        if shorter.size:
+            found = judge_cycles(family, parameter[lanes[shorter]], state[lanes[shorter]], minimal[shorter])
+            for field, values in zip(verdicts, found, strict=True):
+                field[lanes[shorter]] = values
+        proper = np.flatnonzero(minimal == candidate)
+        if proper.size:
+            reason = _judge_multipliers(
+                family, parameter[lanes[proper]], Cycles(*(field[proper] for field in cycles))
+            )
+            confirmed = reason == Reason.CYCLE_CONFIRMED
+            verdicts.reason[lanes[proper]] = reason
+            verdicts.fate[lanes[proper[confirmed]]] = Fate.PERIODIC
+            verdicts.period[lanes[proper[confirmed]]] = candidate
+            verdicts.given[lanes[proper[confirmed]]] = True
+    return verdicts
+
+
+def _judge_multipliers(family: Family, parameter: np.ndarray, cycles: Cycles) -> np.ndarray:
+    bases = for_each(null_basis, cycles.jacobian)
+    neutral = np.array([len(basis) for basis in bases])
+    verified = neutral == 0
+    flat = np.flatnonzero(~verified)
+    if flat.size:
+        candidates = Cycles(*(field[flat] for field in cycles))
+        verified[flat], _ = is_on_a_family(
+            family, parameter[flat], candidates, [bases[lane] for lane in flat], candidates.diameter()
+        )
+    radius = np.array(for_each(radius_off_one, cycles.jacobian, neutral))
+    reason = np.full(len(radius), Reason.CYCLE_CONFIRMED, np.int8)
+    reason[radius > 1 - MULTIPLIER_MARGIN] = Reason.MARGINAL_MULTIPLIER
+    reason[radius > 1 + MULTIPLIER_MARGIN] = Reason.NEAR_UNSTABLE_CYCLE
+    reason[~verified] = Reason.CYCLE_NOT_CONFIRMED
+    return reason
+
+
+def radius_off_one(jacobian: np.ndarray, neutral: int) -> float:
+    """The largest modulus of a multiplier once the ``neutral`` ones nearest to 1 are left out."""
+    values = multipliers(jacobian)
+    judged = values[np.argsort(np.abs(values - 1), kind="stable")[neutral:]]
+    return float(np.abs(judged).max(initial=0.0))

@@ -1,0 +1,261 @@
+"""Minima of deep linear networks and how flat they can be.
+
+Notation (docs/critical-step-size.md has the proofs): ``Sigma = S S^T`` the input covariance, ``C = W_ls S``
+the whitened target, ``C_r`` its best approximation of rank ``r = min(widths)``, ``N`` the depth.
+"""
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.optimize import brentq, minimize
+
+from gdmap.engines.precision import float64
+from gdmap.objectives import LinearNetwork
+from gdmap.spectra import largest_eigenvalue
+
+NORM_EXPONENTS = (8, 32, 128, 512, 2048, 8192)
+
+
+@dataclass(frozen=True)
+class SharpnessBound:
+    """A lower bound on the sharpness of every global minimum, and the layer scale that meets it.
+
+    ``value = N max_v ||S v||^{2/N} ||C_r v||^{2-2/N} = min_t lambda_max(t^{N-1} S^T S + (N-1) C_r^T C_r / t)``;
+    ``scale`` is the minimising ``t``, ``direction`` the maximising unit vector ``v``.
+    """
+
+    value: float
+    scale: float
+    direction: np.ndarray
+
+
+def reachable_target(network: LinearNetwork) -> np.ndarray:
+    """``C_r``: the whitened target truncated to the rank that the network can realise."""
+    U, singular_values, Vt = np.linalg.svd(network.whitened_target, full_matrices=False)
+    rank = reachable_rank(network)
+    return (U[:, :rank] * singular_values[:rank]) @ Vt[:rank]
+
+
+def reachable_rank(network: LinearNetwork) -> int:
+    """The rank of the optimum, ``min(min(widths), rank C)``."""
+    return min(*network.widths, network.target_rank)
+
+
+def input_factor(network: LinearNetwork) -> np.ndarray:
+    """``S`` with ``S S^T = Sigma``."""
+    return np.eye(network.widths[0]) if network.covariance_factor is None else network.covariance_factor
+
+
+def minimal_sharpness_bound(network: LinearNetwork) -> SharpnessBound:
+    """The lower bound on the sharpness over all global minima, for any depth, widths and covariance.
+
+    Every unit vector ``v`` gives the bound ``N ||S v||^{2/N} ||C_r v||^{2-2/N}``; the best one is found
+    through the dual problem, which is convex in ``log t`` and is solved by bisection on its derivative.
+
+    Raises
+    ------
+    ValueError
+        If the optimum is zero (then there are arbitrarily flat minima once ``N >= 2``).
+    """
+    N, S, C = network.depth, input_factor(network), reachable_target(network)
+    inputs, outputs = S.T @ S, C.T @ C
+    if N == 1:
+        values, vectors = np.linalg.eigh(inputs)
+        return SharpnessBound(float(values[-1]), 1.0, vectors[:, -1])
+    if not np.any(C):
+        raise ValueError("the optimum is zero: no positive lower bound on the sharpness exists")
+
+    def top_direction(log_scale: float) -> np.ndarray:
+        scale = np.exp(log_scale)
+        return np.linalg.eigh(scale ** (N - 1) * inputs + (N - 1) * outputs / scale)[1][:, -1]
+
+    def slope(log_scale: float, v: np.ndarray) -> float:
+        # Sign of the derivative of the dual objective along v: t^N ||S v||^2 - ||C v||^2.
+        return float(np.exp(N * log_scale) * np.sum((S @ v) ** 2) - np.sum((C @ v) ** 2))
+
+    # t^N = ||C v||^2 / ||S v||^2 <= ||W||^2 at the optimum, so the top end has positive slope.
+    high = np.log(np.sum(network.least_squares**2)) / N + 1.0
+    low = high - 1.0
+    while slope(low, top_direction(low)) > 0:
+        low -= 1.0
+    below, above = top_direction(low), top_direction(high)
+    for _ in range(200):
+        middle = (low + high) / 2
+        if not low < middle < high:
+            break
+        v = top_direction(middle)
+        if slope(middle, v) > 0:
+            high, above = middle, v
+        else:
+            low, below = middle, v
+    direction = _zero_slope_direction(functools.partial(slope, low), below, above)
+    a, b = np.sum((S @ direction) ** 2), np.sum((C @ direction) ** 2)
+    return SharpnessBound(float(N * a ** (1 / N) * b ** (1 - 1 / N)), float(np.exp(low)), direction)
+
+
+def _zero_slope_direction(slope: Any, below: np.ndarray, above: np.ndarray) -> np.ndarray:
+    """A unit vector between two eigenvectors of the same (multiple) eigenvalue where the slope vanishes."""
+    if below @ above < 0:
+        above = -above
+
+    def blend(angle: float) -> np.ndarray:
+        mixed = np.cos(angle) * below + np.sin(angle) * above
+        return mixed / np.linalg.norm(mixed)
+
+    if slope(blend(0.0)) < 0 < slope(blend(np.pi / 2)):
+        return blend(brentq(lambda angle: slope(blend(angle)), 0.0, np.pi / 2, xtol=1e-15))
+    return below
+
+
+def balanced_minimum(network: LinearNetwork) -> np.ndarray:
+    """The balanced global minimum of a whitened network, ``W_l = U_l D^{1/N} U_{l-1}^T``; shape ``(dim,)``.
+
+    ``D`` holds the singular values of the optimum. It attains the smallest sharpness
+    ``N sigma_1^{2-2/N}``.
+    """
+    if not network.is_whitened:
+        raise ValueError("the balanced minimum is the flattest for whitened data only")
+    rank, N = min(network.widths), network.depth
+    if N == 1:
+        return network.ravel([network.least_squares])
+    U, singular_values, Vt = np.linalg.svd(network.least_squares)
+    roots = singular_values[:rank] ** (1 / N)
+    layers = [_embedded(np.diag(roots), shape) for shape in layer_shapes(network)]
+    layers[0] = layers[0][:, :rank] @ Vt[:rank]
+    layers[-1] = U[:, :rank] @ layers[-1][:rank]
+    return network.ravel(layers)
+
+
+def aligned_minimum(network: LinearNetwork, scale: float) -> np.ndarray:
+    """A global minimum whose upper layers are multiples of an isometry; shape ``(dim,)``.
+
+    ``W_N = tau U E``, ``W_l = tau E`` and ``W_1 = tau^{1-N} E U^T W_ls`` with ``tau^2 = scale``, ``U`` a basis
+    of the range of the optimum and ``E`` partial identities. Its sharpness is
+    ``lambda_max(t^{N-1} S^T S + (N-1) C^T C / t)`` with ``t = scale``: at the scale of
+    `minimal_sharpness_bound` it meets the lower bound.
+
+    Raises
+    ------
+    ValueError
+        If a bottleneck keeps the network from the least-squares map.
+    """
+    if not network.reaches_least_squares:
+        raise ValueError("behind a bottleneck the aligned minimum does not exist")
+    rank, N, tau = reachable_rank(network), network.depth, np.sqrt(scale)
+    if N == 1:
+        return network.ravel([network.least_squares])
+    U = np.linalg.svd(network.whitened_target)[0][:, :rank]
+    layers = [_embedded(tau * np.eye(rank), shape) for shape in layer_shapes(network)]
+    first = U.T @ network.least_squares / tau ** (N - 1)
+    layers[0] = np.vstack([first, np.zeros((network.widths[1] - rank, network.widths[0]))])
+    layers[-1] = U @ layers[-1][:rank]
+    return network.ravel(layers)
+
+
+def layer_shapes(network: LinearNetwork) -> list[tuple[int, int]]:
+    """The shapes ``(d_l, d_{l-1})`` of ``W_1, ..., W_N``."""
+    return [(rows, columns) for columns, rows in zip(network.widths, network.widths[1:], strict=False)]
+
+
+def _embedded(block: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    matrix = np.zeros(shape)
+    rows, columns = min(block.shape[0], shape[0]), min(block.shape[1], shape[1])
+    matrix[:rows, :columns] = block[:rows, :columns]
+    return matrix
+
+
+def search_flattest_minimum(network: LinearNetwork, restarts: int = 5, seed: int = 0) -> np.ndarray:
+    """Minimise the sharpness over the global minima of a network with a bottleneck, from several starts.
+
+    The minima are parametrised through the narrowest layer of width ``r``: the two halves multiply to
+    ``A G`` and ``G^{-1} B`` with ``A B = W*`` and ``G`` invertible; inside each half the outermost factor is
+    solved for (pseudo-inverse) and keeps its free part. The objective is the p-norm of the Hessian's spectrum
+    with ``p`` raised to 8192, by L-BFGS.
+
+    Returns the minima found, shape ``(restarts, dim)``, flattest first. Nothing is proved about optimality:
+    the spread over restarts is all that is known.
+    """
+    parametrised = _BottleneckMinima(network)
+    found = []
+    for restart in range(restarts):
+        noise = np.random.default_rng([seed, restart]).standard_normal(parametrised.size)
+        z = parametrised.start() + (0.3 if restart else 0.0) * noise
+        for exponent in NORM_EXPONENTS:
+            z = minimize(
+                parametrised.log_norm, z, args=(exponent,), jac=True, method="L-BFGS-B", options={"maxiter": 500}
+            ).x
+        found.append(parametrised.minimum(z))
+    found.sort(key=lambda theta: largest_eigenvalue(network, theta).value)
+    return np.stack(found)
+
+
+class _BottleneckMinima:
+    """Global minima behind a bottleneck as a smooth function of free coordinates ``z``."""
+
+    def __init__(self, network: LinearNetwork) -> None:
+        self.network = network
+        self.cut = int(np.argmin(network.widths))
+        rank = network.widths[self.cut]
+        U, singular_values, Vt = np.linalg.svd(network.whitened_target)
+        self.left = U[:, :rank] * np.sqrt(singular_values[:rank])
+        self.right = (self.left / singular_values[:rank]).T @ network.least_squares
+        self.shapes = [(rank, rank), *layer_shapes(network)]
+        self.size = sum(rows * columns for rows, columns in self.shapes)
+        self._log_norm = jax.jit(jax.value_and_grad(self._traced_log_norm), static_argnums=1)
+        self._minimum = jax.jit(self._traced_minimum)
+
+    def start(self) -> np.ndarray:
+        """Coordinates of a roughly balanced minimum."""
+        rank = self.shapes[0][0]
+        return np.concatenate([_embedded(np.eye(rank), shape).ravel() for shape in self.shapes])
+
+    def _traced_minimum(self, z: Any) -> Any:
+        gauge, *layers = self._blocks(z)
+        lower, upper = layers[: self.cut], layers[self.cut :]
+        lower[0] = solve_first(lower, jnp.linalg.solve(gauge, jnp.asarray(self.right)))
+        upper[-1] = solve_first([layer.T for layer in reversed(upper)], (jnp.asarray(self.left) @ gauge).T).T
+        return jnp.concatenate([layer.ravel() for layer in (*lower, *upper)])
+
+    def _blocks(self, z: Any) -> list[Any]:
+        sizes = np.cumsum([rows * columns for rows, columns in self.shapes])
+        parts = jnp.split(z, sizes[:-1])
+        return [part.reshape(shape) for part, shape in zip(parts, self.shapes, strict=True)]
+
+    def _traced_log_norm(self, z: Any, exponent: int) -> Any:
+        hessian = self.network.hessian(self._traced_minimum(z))
+        return log_schatten_norm(hessian, exponent)
+
+    def minimum(self, z: np.ndarray) -> np.ndarray:
+        """The minimum with coordinates ``z``."""
+        with float64():
+            return np.asarray(self._minimum(z))
+
+    def log_norm(self, z: np.ndarray, exponent: int) -> tuple[float, np.ndarray]:
+        """Logarithm of the p-norm of the Hessian spectrum at the minimum, and its gradient."""
+        with float64():
+            value, gradient = self._log_norm(z, exponent)
+            return float(value), np.asarray(gradient)
+
+
+def solve_first(layers: list[Any], product: Any) -> Any:
+    """The first of ``layers`` changed as little as needed for ``layers[-1] ... layers[0] = product``."""
+    first, *rest = layers
+    if not rest:
+        return product
+    above = functools.reduce(lambda lower, upper: upper @ lower, rest)
+    return first + above.T @ jnp.linalg.solve(above @ above.T, product - above @ first)
+
+
+def log_schatten_norm(matrix: Any, exponent: int) -> Any:
+    """``log tr(matrix^p)^{1/p}`` of a symmetric matrix for ``p`` a power of two, by repeated squaring."""
+    logarithm, power = 0.0, 1
+    while power < exponent:
+        size = jnp.linalg.norm(matrix)
+        logarithm = logarithm + jnp.log(size) / power
+        matrix = (matrix / size) @ (matrix / size)
+        power *= 2
+    return logarithm + jnp.log(jnp.trace(matrix)) / power

@@ -1,0 +1,166 @@
+"""Newton refinement of periodic orbits, many at once; a fixed point is the case of period 1.
+
+The equation solved is ``G^p(x) = x``. On a family of cycles (as on a manifold of minima) its derivative
+``M - I`` is singular; corrections then have minimum norm, and the null directions are the candidates for
+neutral ones.
+"""
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gdmap.engines.xla import block_size, on_lanes
+from gdmap.maps import Family
+from gdmap.spectra.dense import for_each
+
+NEWTON_STEPS = 6
+CONVERGED = 1e-10
+# Singular values of M - I below these shares of the largest count as zero: loosely at a rough first guess,
+# sharply at the refined point.
+ROUGH_NULL = 1e-7
+NULL = 1e-8
+# A null direction is neutral if, this far along it relative to the scale of the cycle, there is another cycle.
+SHIFT = 1e-3
+
+
+class Cycles(NamedTuple):
+    """Refined cycles, one per row.
+
+    ``points`` has shape ``(lanes, period, state_dim)``; ``jacobian`` is the derivative of ``G^p`` at the first
+    point; ``defect`` is ``G^p(x) - x``; ``displacement`` the distance from the guess to the first point;
+    ``converged`` whether Newton's correction fell below `CONVERGED` relative to the state.
+    """
+
+    points: np.ndarray
+    jacobian: np.ndarray
+    defect: np.ndarray
+    displacement: np.ndarray
+    converged: np.ndarray
+
+    def diameter(self) -> np.ndarray:
+        """The largest distance from the first point to another point of the cycle."""
+        return np.linalg.norm(self.points - self.points[:, :1], axis=2).max(axis=1)
+
+    def minimal_period(self, lane: int) -> int:
+        """The smallest divisor ``d`` of the period with ``G^d(x) = x`` up to a millionth of the diameter."""
+        points = self.points[lane]
+        distances = np.linalg.norm(points - points[0], axis=1)
+        period = len(points)
+        for divisor in range(1, period):
+            if period % divisor == 0 and distances[divisor] <= 1e-6 * distances.max():
+                return divisor
+        return period
+
+
+class ReturnMap(eqx.Module):
+    """``x -> (points x, G x, ..., G^{p-1} x; G^p(x) - x; derivative of G^p)`` for one lane."""
+
+    family: Family
+    period: int = eqx.field(static=True)
+
+    def __call__(self, parameter: Any, state: Any) -> tuple[Any, Any, Any]:
+        """Points, defect and Jacobian of the ``period``-fold map at ``state``."""
+        map_ = self.family(parameter)
+
+        def advance(carry: Any, _: None) -> tuple[Any, Any]:
+            state, jacobian = carry
+            return (map_.update(state), map_.jacobian(state) @ jacobian), state
+
+        identity = jnp.eye(state.shape[0], dtype=state.dtype)
+        (image, jacobian), points = jax.lax.scan(advance, (state, identity), None, length=self.period)
+        return points, image - state, jacobian
+
+
+def evaluate_return_map(
+    family: Family, parameter: np.ndarray, state: np.ndarray, period: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`ReturnMap` on every lane, in fixed blocks."""
+    block = block_size(8 * state.shape[1] * (4 * state.shape[1] + period), largest=16)
+    points, defect, jacobian = on_lanes(ReturnMap(family, period), (parameter, state), block)
+    return points, defect, jacobian
+
+
+def refine_cycles(
+    family: Family,
+    parameter: np.ndarray,
+    state: np.ndarray,
+    period: int,
+    nullity: np.ndarray | None = None,
+) -> Cycles:
+    """Newton's method for ``G^p(x) = x`` from each row of ``state``, with minimum-norm corrections.
+
+    With ``nullity`` given, that many of the smallest singular values of ``M - I`` are left out of the
+    correction in each lane; otherwise those below `ROUGH_NULL` of the largest are.
+    """
+    lanes = len(state)
+    x = np.array(state)
+    converged = np.zeros(lanes, dtype=bool)
+    points, defect, jacobian = evaluate_return_map(family, parameter, x, period)
+    pending = np.arange(lanes)
+    for _ in range(NEWTON_STEPS):
+        skipped = [None] * len(pending) if nullity is None else list(nullity[pending])
+        corrections = np.stack(for_each(minimum_norm_correction, jacobian[pending], defect[pending], skipped))
+        small = np.linalg.norm(corrections, axis=1) <= CONVERGED * (1 + np.linalg.norm(x[pending], axis=1))
+        converged[pending[small]] = True
+        finite = np.all(np.isfinite(corrections), axis=1)
+        corrections, pending = corrections[finite & ~small], pending[finite & ~small]
+        if not pending.size:
+            break
+        x[pending] += corrections
+        points[pending], defect[pending], jacobian[pending] = evaluate_return_map(
+            family, parameter[pending], x[pending], period
+        )
+    return Cycles(points, jacobian, defect, np.linalg.norm(x - state, axis=1), converged)
+
+
+def minimum_norm_correction(jacobian: np.ndarray, defect: np.ndarray, nullity: int | None) -> np.ndarray:
+    """The Newton correction ``-(M - I)^+ (G^p(x) - x)``; NaN where the Jacobian is not finite."""
+    if not np.all(np.isfinite(jacobian)):
+        return np.full_like(defect, np.nan)
+    U, singular_values, Vt = np.linalg.svd(jacobian - np.eye(len(defect)))
+    kept = len(defect) - nullity if nullity is not None else count_above(singular_values, ROUGH_NULL)
+    return -Vt[:kept].T @ ((U[:, :kept].T @ defect) / singular_values[:kept])
+
+
+def count_above(singular_values: np.ndarray, share: float) -> int:
+    """How many singular values exceed ``share`` of the largest."""
+    return int(np.sum(singular_values > share * singular_values[0]))
+
+
+def null_basis(jacobian: np.ndarray) -> np.ndarray:
+    """Orthonormal rows spanning the null space of ``M - I`` (singular values below `NULL` of the largest)."""
+    _, singular_values, Vt = np.linalg.svd(jacobian - np.eye(len(jacobian)))
+    return Vt[count_above(singular_values, NULL) :]
+
+
+def is_on_a_family(
+    family: Family, parameter: np.ndarray, cycles: Cycles, bases: list[np.ndarray], scale: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Whether the null directions of each cycle are tangent to a family of cycles; the shifted cycles.
+
+    Each cycle is moved by ``SHIFT * scale`` along one generic null direction and solved for again with the null
+    space held fixed. It lies on a family if another cycle is found there: the defect vanishes (also along the
+    null space, where no correction was made) and the move is kept.
+    """
+    shift = SHIFT * scale
+    directions = np.stack([generic_combination(basis) for basis in bases])
+    first = cycles.points[:, 0]
+    nullity = np.array([len(basis) for basis in bases])
+    moved = refine_cycles(
+        family, parameter, first + shift[:, None] * directions, cycles.points.shape[1], nullity
+    )
+    stretch = np.array([np.abs(jacobian - np.eye(len(jacobian))).max() for jacobian in cycles.jacobian])
+    kept = np.sum((moved.points[:, 0] - first) * directions, axis=1) >= 0.9 * shift
+    smallest = 1e-8 * stretch * shift
+    flat = np.linalg.norm(moved.defect, axis=1) <= smallest
+    flat &= np.linalg.norm(cycles.defect, axis=1) <= smallest
+    return moved.converged & kept & flat, moved.points[:, 0]
+
+
+def generic_combination(basis: np.ndarray) -> np.ndarray:
+    """A unit vector in the span of the rows with no special relation to any of them; the same every time."""
+    weights = np.random.default_rng(0).standard_normal(len(basis))
+    return weights @ basis / np.linalg.norm(weights)

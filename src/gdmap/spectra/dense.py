@@ -1,0 +1,28 @@
+"""Dense linear algebra on many small matrices: one thread for each, so that results do not depend on load."""
+
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+
+def for_each(function: Callable[..., Any], *sequences: Iterable[Any]) -> list[Any]:
+    """``[function(*items) for items in zip(*sequences)]`` in parallel, each call on a single thread.
+
+    Multithreaded BLAS may round differently with the number of threads; one thread a matrix is also faster.
+    """
+    with threadpool_limits(1), ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(function, *sequences))
+
+
+def multipliers(jacobian: np.ndarray) -> np.ndarray:
+    """The eigenvalues of a Jacobian, largest modulus first; real ones where it is symmetric."""
+    scale = np.abs(jacobian).max(initial=0.0)
+    if np.abs(jacobian - jacobian.T).max(initial=0.0) <= 1e-12 * scale:
+        eigenvalues = np.linalg.eigvalsh(jacobian)
+    else:
+        eigenvalues = np.linalg.eigvals(jacobian)
+    return eigenvalues[np.argsort(-np.abs(eigenvalues), kind="stable")]

@@ -1,0 +1,48 @@
+"""Shares of the fates over the starts, with confidence intervals."""
+
+import numpy as np
+import xarray as xr
+from scipy.stats import binomtest
+
+from gdmap.ensembles.fates import Fate
+
+CONFIDENCE = 0.95
+
+
+def fate_fractions(fate: xr.DataArray, confidence: float = CONFIDENCE) -> xr.Dataset:
+    """The share of every fate over the dimension ``start``, with its Wilson score interval.
+
+    Returns the variables ``fraction``, ``fraction_lower`` and ``fraction_upper`` over the other dimensions
+    and ``fate_name``. Status *estimated*: the starts are a sample of their law; each interval holds at the
+    stated confidence on its own, not jointly, and the starts are shared between step sizes.
+    """
+    number = fate.sizes["start"]
+    names = [member.name.lower() for member in Fate]
+    counts = xr.concat([(fate == int(member)).sum("start") for member in Fate], dim="fate_name")
+    counts = counts.assign_coords(fate_name=names).transpose(..., "fate_name")
+    intervals = {
+        count: binomtest(count, number).proportion_ci(confidence, method="wilson")
+        for count in map(int, np.unique(counts.values))
+    }
+    lower = np.vectorize(lambda count: float(intervals[count].low), otypes=[float])(counts.values)
+    upper = np.vectorize(lambda count: float(intervals[count].high), otypes=[float])(counts.values)
+    how = {
+        "status": "estimated",
+        "confidence": confidence,
+        "method": f"Wilson score interval over {number} starts, pointwise",
+        "units": "1",
+    }
+    fractions = xr.Dataset(
+        {
+            "fraction": counts / number,
+            "fraction_lower": (counts.dims, lower),
+            "fraction_upper": (counts.dims, upper),
+        }
+    )
+    for name, long_name in (
+        ("fraction", "share of the starts with this fate"),
+        ("fraction_lower", "lower end of its confidence interval"),
+        ("fraction_upper", "upper end of its confidence interval"),
+    ):
+        fractions[name].attrs = {"long_name": long_name, **how}
+    return fractions
