@@ -1,6 +1,6 @@
 """Gradient descent as the dynamical system it is."""
 
-from gdmap import data
+from gdmap import data, plots
 from gdmap.bracket import Bracket
 from gdmap.ensembles import Criteria, Fate, Reason, ensemble, fate_names, reason_names
 from gdmap.maps import GradientDescent, Map
@@ -26,6 +26,7 @@ __all__ = [
     "fate_fractions",
     "fate_names",
     "gaussian_starts",
+    "plots",
     "reason_names",
     "sweep",
 ]

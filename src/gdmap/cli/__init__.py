@@ -1,0 +1,5 @@
+"""The command line: ``gdmap demo``, ``gdmap critical``, ``gdmap sweep``."""
+
+from gdmap.cli.app import main
+
+__all__ = ["main"]

@@ -1,6 +1,8 @@
 """The user's own CSV and NPZ files."""
 
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -108,14 +110,15 @@ def is_numeric(table: pd.DataFrame) -> bool:
 def read_numpy(path: Path, name: str) -> np.ndarray:
     """An ``.npy`` array, or the array called ``name`` (or the only one) of an ``.npz`` file."""
     try:
-        with np.load(path, allow_pickle=False) if path.suffix == ".npz" else path.open("rb") as file:
-            if path.suffix == ".npy":
-                return np.asarray(np.load(file, allow_pickle=False))
-            if name in file:
-                return np.asarray(file[name])
-            if len(file.files) == 1:
-                return np.asarray(file[file.files[0]])
-            found = ", ".join(file.files) or "nothing"
-    except (ValueError, OSError, EOFError) as error:
+        content: Any = np.load(path, allow_pickle=False)
+        if isinstance(content, np.ndarray):
+            return content
+        with content:
+            if name in content:
+                return np.asarray(content[name])
+            if len(content.files) == 1:
+                return np.asarray(content[content.files[0]])
+            found = ", ".join(content.files) or "nothing"
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{name}: {path} cannot be read as a NumPy file ({error})") from None
     raise ValueError(f"{name}: {path} has no array called {name!r} (it has {found})")

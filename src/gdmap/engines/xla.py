@@ -60,7 +60,7 @@ class Advance(eqx.Module):
     def __call__(self, lanes: Lanes, until: Any) -> tuple[Lanes, Any, Any, Any]:
         """The lanes after the round; the smallest short period (0: none); whether the reference states
         recurred; the last three states (newest first), meaningful where the window was completed.
-        """  # noqa: D209
+        """
 
         def one_step(lanes: Lanes, limit: Any) -> Lanes:
             active = (lanes.signal == RUNNING) & (lanes.steps < limit)
@@ -102,7 +102,9 @@ class Advance(eqx.Module):
         diameter = jnp.max(jax.vmap(lambda past: norms(past - newest[0]))(newest), axis=0)
         close = self.tolerances.period * diameter + 16 * jnp.finfo(diameter.dtype).eps * norms(newest[0])
         period = jnp.where(complete, smallest_period(newest, close), 0)
-        recurs = complete & jnp.all(norms(newest[:CONSECUTIVE].swapaxes(0, 1) - lanes.reference) <= close[:, None], 1)
+        recurs = complete & jnp.all(
+            norms(newest[:CONSECUTIVE].swapaxes(0, 1) - lanes.reference) <= close[:, None], 1
+        )
         return lanes, period, recurs, (complete, newest[:CONSECUTIVE].swapaxes(0, 1))
 
 

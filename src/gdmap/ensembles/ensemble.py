@@ -54,13 +54,11 @@ def ensemble(
     ValueError
         For starts of the wrong shape or not finite, or a horizon below 1.
     """
-    criteria = checked_criteria(
-        Criteria(max_steps, step_tolerance, period_tolerance, max_period, escape_radius)
-    )
+    criteria = checked_criteria(Criteria(max_steps, step_tolerance, period_tolerance, max_period, escape_radius))
     starts = checked_starts(thetas, map.objective.dim)
     states = np.stack([np.asarray(map.initial_state(theta)) for theta in starts])
     outcome = iterate_to_fate(ConstantFamily(map), np.zeros(len(states), states.dtype), states, criteria, progress)
-    variables = {name: ("start", values) for name, values in trajectory_variables(outcome).items()}
+    variables: dict[str, Any] = {name: ("start", values) for name, values in trajectory_variables(outcome).items()}
     variables["state"] = (("start", "component"), outcome.state)
     dataset = xr.Dataset(variables, coords={"start": np.arange(len(states))})
     dataset.attrs = {"map": repr(map), **criteria._asdict(), **environment()}

@@ -13,8 +13,9 @@ class Fate(IntEnum):
     null directions are verified tangent to a manifold of equal-loss critical points. ``SADDLE``: a critical
     point with a negative Hessian eigenvalue (maxima included); for a `LinearNetwork` any critical point above
     the optimum. ``PERIODIC``: a confirmed cycle of minimal period 2 or more. ``DIVERGED``: left every bounded
-    region, or the update is no longer a finite number (the reason says which). ``UNDECIDED``: none of these could be shown, with the reason. ``QUASIPERIODIC``, ``CHAOTIC`` and
-    ``MARGINAL`` have their codes here and are not given out yet: such runs are undecided.
+    region, or the update is no longer a finite number (the reason says which). ``UNDECIDED``: none of these
+    could be shown, with the reason. ``QUASIPERIODIC``, ``CHAOTIC`` and ``MARGINAL`` have their codes here and
+    are not given out yet: such runs are undecided.
     """
 
     UNDECIDED = 0

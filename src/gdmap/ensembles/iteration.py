@@ -47,7 +47,7 @@ class Criteria(NamedTuple):
 
     max_steps: int = 10_000
     step_tolerance: float = 1e-8
-    period_tolerance: float = 1e-8
+    period_tolerance: float = 1e-6
     max_period: int = 64
     escape_radius: float = 1e6
 
@@ -95,12 +95,14 @@ def iterate_to_fate(
     )
     reference_step = np.zeros(count, np.int64)
     while rows.size:
-        until = np.minimum((lanes.steps // ROUND + 1) * ROUND, criteria.max_steps)
+        until = (lanes.steps // ROUND + 1) * ROUND
+        # A last round shorter than the window could not be searched for a period: it joins the one before.
+        until = np.where(until + advance.window > criteria.max_steps, criteria.max_steps, until)
         lanes, period, recurs, (complete, tail) = _advance(advance, lanes, until)
         final = lanes.steps >= criteria.max_steps
         long_period = np.where(recurs, lanes.steps - reference_step, 0)
         period = np.where(period > 0, period, np.where(long_period <= LONGEST_PERIOD, long_period, 0))
-        period[lanes.steps < lanes.retry_at] = 0
+        period[(lanes.steps < lanes.retry_at) & ~final] = 0
 
         verdicts = Verdicts.none(rows.size, Reason.HORIZON_REACHED)
         still = (lanes.signal == STATIONARY) | (final & (lanes.signal == RUNNING) & (lanes.streak >= 3))
@@ -160,7 +162,12 @@ def _advance(advance: Advance, lanes: Lanes, until: np.ndarray) -> Any:
 
 
 def _judge(
-    verdicts: Verdicts, chosen: np.ndarray, judge: Callable[..., Verdicts], family: Family, lanes: Lanes, extra: Any
+    verdicts: Verdicts,
+    chosen: np.ndarray,
+    judge: Callable[..., Verdicts],
+    family: Family,
+    lanes: Lanes,
+    extra: Any,
 ) -> None:
     """Fill in the verdicts of the chosen lanes, in place."""
     where = np.flatnonzero(chosen)

@@ -22,7 +22,7 @@ from gdmap.spectra.dense import for_each, multipliers
 DENSE_LIMIT = 1000
 # How far Newton may carry a candidate: relative to the state for fixed points, to the diameter for cycles.
 FIXED_POINT_BASIN = 1e-4
-CYCLE_BASIN = 1e-3
+CYCLE_BASIN = 1e-2
 NULL_CURVATURE = 1e-8
 MULTIPLIER_MARGIN = 1e-6
 
@@ -49,7 +49,7 @@ class Verdicts(NamedTuple):
 class Observed(NamedTuple):
     """What is recorded of a state: the loss, its excess over a known optimum, the gradient norm at its
     parameters, and whether the map leaves the state unchanged to the last bit.
-    """  # noqa: D209
+    """
 
     loss: Any
     excess: Any
@@ -90,9 +90,7 @@ def observe(family: Family, parameter: np.ndarray, state: np.ndarray) -> Observe
     return Observed(*on_lanes(Observer(family), (parameter, state), block_size(16 * state.shape[1])))
 
 
-def judge_fixed_points(
-    family: Family, parameter: np.ndarray, state: np.ndarray, final: np.ndarray
-) -> Verdicts:
+def judge_fixed_points(family: Family, parameter: np.ndarray, state: np.ndarray, final: np.ndarray) -> Verdicts:
     """Verdicts on states whose steps have become negligible.
 
     ``final`` marks lanes that will not be iterated further; there an unstable critical point is named too.
@@ -178,9 +176,7 @@ def _judge_large(family: Family, parameter: np.ndarray, state: np.ndarray) -> Ve
     return verdicts
 
 
-def judge_cycles(
-    family: Family, parameter: np.ndarray, state: np.ndarray, period: np.ndarray
-) -> Verdicts:
+def judge_cycles(family: Family, parameter: np.ndarray, state: np.ndarray, period: np.ndarray) -> Verdicts:
     """Verdicts on states that recurred after ``period`` steps (not necessarily the minimal period)."""
     verdicts = Verdicts.none(len(state), Reason.CYCLE_NOT_CONFIRMED)
     if state.shape[1] > DENSE_LIMIT:

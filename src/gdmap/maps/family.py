@@ -1,7 +1,7 @@
 """One-parameter families of maps: what an ensemble iterates, one parameter value for each trajectory."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import equinox as eqx
 
@@ -9,27 +9,30 @@ from gdmap.maps.base import Map
 from gdmap.objectives import AbstractObjective
 
 
-class Family(eqx.Module):
-    """Maps ``family(parameter)``, traceable in the parameter, all on one state space."""
+class Family(Protocol):
+    """Maps ``family(parameter)`` on one state space, traceable in the parameter; an Equinox module."""
 
-    objective: eqx.AbstractVar[AbstractObjective]
+    @property
+    def objective(self) -> AbstractObjective:
+        """The objective that the maps of the family share."""
+        ...
 
     def __call__(self, parameter: Any) -> Map:
         """The map at ``parameter``."""
-        raise NotImplementedError(f"{type(self).__name__} defines no map")
+        ...
 
     def step(self, parameter: Any, state: Any) -> Any:
         """One update of the map at ``parameter``, traceable."""
-        return self(parameter).update(state)
+        ...
 
 
-class ConstantFamily(Family):
+class ConstantFamily(eqx.Module):
     """The same map whatever the parameter."""
 
     map: Map
 
     @property
-    def objective(self) -> AbstractObjective:  # type: ignore[override]
+    def objective(self) -> AbstractObjective:
         """The objective of the map."""
         return self.map.objective
 
@@ -37,8 +40,12 @@ class ConstantFamily(Family):
         """The map itself."""
         return self.map
 
+    def step(self, parameter: Any, state: Any) -> Any:
+        """One update of the map."""
+        return self.map.update(state)
 
-class StepSizeFamily(Family):
+
+class StepSizeFamily(eqx.Module):
     """The maps ``make(objective, step_size)`` over step sizes."""
 
     objective: AbstractObjective
@@ -47,3 +54,7 @@ class StepSizeFamily(Family):
     def __call__(self, parameter: Any) -> Map:
         """The map with step size ``parameter``."""
         return self.make(self.objective, parameter)
+
+    def step(self, parameter: Any, state: Any) -> Any:
+        """One update of the map with step size ``parameter``."""
+        return self(parameter).update(state)

@@ -6,6 +6,7 @@ the whitened target, ``C_r`` its best approximation of rank ``r = min(widths)``,
 
 import functools
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import jax
@@ -158,7 +159,7 @@ def aligned_minimum(network: LinearNetwork, scale: float) -> np.ndarray:
 
 def layer_shapes(network: LinearNetwork) -> list[tuple[int, int]]:
     """The shapes ``(d_l, d_{l-1})`` of ``W_1, ..., W_N``."""
-    return [(rows, columns) for columns, rows in zip(network.widths, network.widths[1:], strict=False)]
+    return [(rows, columns) for columns, rows in pairwise(network.widths)]
 
 
 def _embedded(block: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
@@ -186,7 +187,12 @@ def search_flattest_minimum(network: LinearNetwork, restarts: int = 5, seed: int
         z = parametrised.start() + (0.3 if restart else 0.0) * noise
         for exponent in NORM_EXPONENTS:
             z = minimize(
-                parametrised.log_norm, z, args=(exponent,), jac=True, method="L-BFGS-B", options={"maxiter": 500}
+                parametrised.log_norm,
+                z,
+                args=(exponent,),
+                jac=True,
+                method="L-BFGS-B",
+                options={"maxiter": 500},
             ).x
         found.append(parametrised.minimum(z))
     found.sort(key=lambda theta: largest_eigenvalue(network, theta).value)
@@ -200,7 +206,7 @@ class _BottleneckMinima:
         self.network = network
         self.cut = int(np.argmin(network.widths))
         rank = network.widths[self.cut]
-        U, singular_values, Vt = np.linalg.svd(network.whitened_target)
+        U, singular_values, _ = np.linalg.svd(network.whitened_target)
         self.left = U[:, :rank] * np.sqrt(singular_values[:rank])
         self.right = (self.left / singular_values[:rank]).T @ network.least_squares
         self.shapes = [(rank, rank), *layer_shapes(network)]
@@ -252,7 +258,7 @@ def solve_first(layers: list[Any], product: Any) -> Any:
 
 def log_schatten_norm(matrix: Any, exponent: int) -> Any:
     """``log tr(matrix^p)^{1/p}`` of a symmetric matrix for ``p`` a power of two, by repeated squaring."""
-    logarithm, power = 0.0, 1
+    logarithm, power = jnp.zeros(()), 1
     while power < exponent:
         size = jnp.linalg.norm(matrix)
         logarithm = logarithm + jnp.log(size) / power

@@ -22,7 +22,6 @@ class AbstractObjective(eqx.Module):
     """
 
     dim: eqx.AbstractVar[int]
-    optimal_value: eqx.AbstractVar[float | None]
 
     def evaluate(self, theta: Any) -> Any:
         """``L(theta)`` in traceable JAX; ``theta`` has been checked by the caller."""
@@ -48,6 +47,11 @@ class AbstractObjective(eqx.Module):
     def hvp(self, theta: Any, v: Any) -> Any:
         """The Hessian-vector product ``H(theta) v``, shape ``(dim,)``, without forming ``H``."""
         return jax.jvp(jax.grad(self.evaluate), (self.checked(theta),), (self.checked(v, "v"),))[1]
+
+    @property
+    def optimal_value(self) -> float | None:
+        """``L* = min L`` if it is known, otherwise ``None``."""
+        return None
 
     @property
     def knows_optimum(self) -> bool:
@@ -84,7 +88,11 @@ class AbstractObjective(eqx.Module):
 
     def describe(self) -> dict[str, Any]:
         """A JSON-able record of what this objective is, stored with every result."""
-        return {"objective": type(self).__name__, "dim": self.dim, "fingerprint": trace_fingerprint(self.evaluate, (self.dim,))}
+        return {
+            "objective": type(self).__name__,
+            "dim": self.dim,
+            "fingerprint": trace_fingerprint(self.evaluate, (self.dim,)),
+        }
 
 
 def check_scalar_loss(objective: AbstractObjective) -> None:

@@ -32,7 +32,7 @@ class Function(AbstractObjective):
 
     f: Callable[[Any], Any]
     dim: int = eqx.field(static=True)
-    optimal_value: float | None = eqx.field(static=True)
+    known_minimum: float | None = eqx.field(static=True)
 
     def __init__(self, f: Callable[[Any], Any], dim: int, *, optimal_value: float | None = None) -> None:
         if not callable(f):
@@ -41,8 +41,13 @@ class Function(AbstractObjective):
         self.dim = operator.index(dim)
         if self.dim < 1:
             raise ValueError(f"dim must be at least 1, got {dim}")
-        self.optimal_value = checked_optimal_value(optimal_value)
+        self.known_minimum = checked_optimal_value(optimal_value)
         check_scalar_loss(self)
+
+    @property
+    def optimal_value(self) -> float | None:
+        """``min L`` as given at construction, or ``None``."""
+        return self.known_minimum
 
     def evaluate(self, theta: Any) -> Any:
         """``f(theta)``."""

@@ -3,6 +3,7 @@
 import math
 import operator
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import equinox as eqx
@@ -147,7 +148,7 @@ class LinearNetwork(AbstractObjective):
         """The weight matrices ``[W_1, ..., W_N]`` in ``theta``."""
         self.checked(theta)
         matrices, position = [], 0
-        for columns, rows in zip(self.widths, self.widths[1:], strict=False):
+        for columns, rows in pairwise(self.widths):
             matrices.append(theta[position : position + rows * columns].reshape(rows, columns))
             position += rows * columns
         return matrices
@@ -161,7 +162,7 @@ class LinearNetwork(AbstractObjective):
 
     def ravel(self, params: Any) -> np.ndarray:
         """The flat vector of ``[W_1, ..., W_N]``."""
-        shapes = [(rows, columns) for columns, rows in zip(self.widths, self.widths[1:], strict=False)]
+        shapes = [(rows, columns) for columns, rows in pairwise(self.widths)]
         found = [np.shape(matrix) for matrix in params]
         if found != shapes:
             raise ValueError(f"the weight matrices have shapes {found}, expected {shapes}")
@@ -229,7 +230,7 @@ class LinearNetwork(AbstractObjective):
         return U @ (U.T @ self.least_squares)
 
     @property
-    def optimal_value(self) -> float:  # type: ignore[override]
+    def optimal_value(self) -> float:
         """``L* = min L``, the loss of `optimum`."""
         return float(self.residual_loss + self.bottleneck_loss)
 
@@ -307,7 +308,7 @@ def checked_widths(widths: Sequence[int]) -> tuple[tuple[int, ...], int]:
         raise TypeError(f"widths must be a sequence of integers (d_0, ..., d_N), got {widths!r}") from None
     if len(sizes) < 2 or min(sizes) < 1:
         raise ValueError(f"widths must be at least two positive integers (d_0, ..., d_N), got {sizes}")
-    return sizes, sum(a * b for a, b in zip(sizes, sizes[1:], strict=False))
+    return sizes, sum(a * b for a, b in pairwise(sizes))
 
 
 def checked_samples(array: Any, name: str, width: int, symbol: str) -> np.ndarray:
@@ -343,5 +344,5 @@ def triangular_factor(inputs: np.ndarray, targets: np.ndarray, probabilities: np
         rows = slice(begin, begin + ROWS_AT_ONCE)
         weight = np.full(len(inputs[rows]), 1 / m) if probabilities is None else probabilities[rows]
         block = np.hstack([inputs[rows], targets[rows]]) * np.sqrt(weight)[:, None]
-        R = np.linalg.qr(np.vstack([R, block]), mode="r")
+        R = np.asarray(np.linalg.qr(np.vstack([R, block]), mode="r"))
     return np.vstack([R, np.zeros((size - len(R), size))])

@@ -50,7 +50,7 @@ class Objective(AbstractObjective):
     data: Any
     probabilities: Any
     dim: int = eqx.field(static=True)
-    optimal_value: float | None = eqx.field(static=True)
+    known_minimum: float | None = eqx.field(static=True)
 
     def __init__(
         self,
@@ -72,8 +72,13 @@ class Objective(AbstractObjective):
         self.probabilities = None
         if probabilities is not None:
             self.probabilities = checked_probabilities(probabilities, self.n_samples)
-        self.optimal_value = checked_optimal_value(optimal_value)
+        self.known_minimum = checked_optimal_value(optimal_value)
         check_scalar_loss(self)
+
+    @property
+    def optimal_value(self) -> float | None:
+        """``min L`` as given at construction, or ``None``."""
+        return self.known_minimum
 
     def evaluate(self, theta: Any) -> Any:
         """``loss`` of the unravelled parameters, averaged over the samples where there are any."""
@@ -112,7 +117,8 @@ class Objective(AbstractObjective):
         """The flat vector of a pytree with the structure given at construction, in its common dtype."""
         expected = jax.tree.leaves(self.template)
         given = jax.tree.leaves(params)
-        if jax.tree.structure(params) != jax.tree.structure(self.template):
+        expected_structure: Any = jax.tree.structure(self.template)
+        if jax.tree.structure(params) != expected_structure:
             raise ValueError("params has another structure than the one this objective was made with")
         arrays = []
         for leaf, shape in zip(given, expected, strict=True):

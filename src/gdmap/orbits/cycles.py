@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from gdmap.engines.xla import block_size, on_lanes
@@ -65,12 +64,14 @@ class ReturnMap(eqx.Module):
         """Points, defect and Jacobian of the ``period``-fold map at ``state``."""
         map_ = self.family(parameter)
 
-        def advance(carry: Any, _: None) -> tuple[Any, Any]:
-            state, jacobian = carry
-            return (map_.update(state), map_.jacobian(state) @ jacobian), state
+        def iterate(state: Any) -> tuple[Any, tuple[Any, Any]]:
+            image, points = jax.lax.scan(
+                lambda state, _: (map_.update(state), state), state, None, length=self.period
+            )
+            return image, (image, points)
 
-        identity = jnp.eye(state.shape[0], dtype=state.dtype)
-        (image, jacobian), points = jax.lax.scan(advance, (state, identity), None, length=self.period)
+        # Tangents are carried through all p steps: no products of Jacobians.
+        jacobian, (image, points) = jax.jacfwd(iterate, has_aux=True)(state)
         return points, image - state, jacobian
 
 
@@ -78,7 +79,7 @@ def evaluate_return_map(
     family: Family, parameter: np.ndarray, state: np.ndarray, period: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """`ReturnMap` on every lane, in fixed blocks."""
-    block = block_size(8 * state.shape[1] * (4 * state.shape[1] + period), largest=16)
+    block = block_size(8 * state.shape[1] * (4 * state.shape[1] + period), largest=8)
     points, defect, jacobian = on_lanes(ReturnMap(family, period), (parameter, state), block)
     return points, defect, jacobian
 
@@ -103,16 +104,19 @@ def refine_cycles(
     for _ in range(NEWTON_STEPS):
         skipped = [None] * len(pending) if nullity is None else list(nullity[pending])
         corrections = np.stack(for_each(minimum_norm_correction, jacobian[pending], defect[pending], skipped))
-        small = np.linalg.norm(corrections, axis=1) <= CONVERGED * (1 + np.linalg.norm(x[pending], axis=1))
-        converged[pending[small]] = True
         finite = np.all(np.isfinite(corrections), axis=1)
-        corrections, pending = corrections[finite & ~small], pending[finite & ~small]
+        corrections, pending = corrections[finite], pending[finite]
         if not pending.size:
             break
+        small = np.linalg.norm(corrections, axis=1) <= CONVERGED * (1 + np.linalg.norm(x[pending], axis=1))
         x[pending] += corrections
         points[pending], defect[pending], jacobian[pending] = evaluate_return_map(
             family, parameter[pending], x[pending], period
         )
+        converged[pending[small]] = True
+        pending = pending[~small]
+        if not pending.size:
+            break
     return Cycles(points, jacobian, defect, np.linalg.norm(x - state, axis=1), converged)
 
 
@@ -149,9 +153,7 @@ def is_on_a_family(
     directions = np.stack([generic_combination(basis) for basis in bases])
     first = cycles.points[:, 0]
     nullity = np.array([len(basis) for basis in bases])
-    moved = refine_cycles(
-        family, parameter, first + shift[:, None] * directions, cycles.points.shape[1], nullity
-    )
+    moved = refine_cycles(family, parameter, first + shift[:, None] * directions, cycles.points.shape[1], nullity)
     stretch = np.array([np.abs(jacobian - np.eye(len(jacobian))).max() for jacobian in cycles.jacobian])
     kept = np.sum((moved.points[:, 0] - first) * directions, axis=1) >= 0.9 * shift
     smallest = 1e-8 * stretch * shift

@@ -52,9 +52,7 @@ class CriticalStepSize:
         )
 
 
-def critical_step_size(
-    objective: AbstractObjective, *, restarts: int = 5, seed: int = 0
-) -> CriticalStepSize:
+def critical_step_size(objective: AbstractObjective, *, restarts: int = 5, seed: int = 0) -> CriticalStepSize:
     """``eta_crit = 2 / min lambda_max(H)`` over the global minima of ``objective``.
 
     For a `LinearNetwork` whose optimum is the least-squares map (no bottleneck below the rank of the target),

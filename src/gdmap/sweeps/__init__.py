@@ -1,8 +1,18 @@
 """Sweeps: the fates of the same starts over a range of step sizes, stored chunk by chunk."""
 
-from gdmap.sweeps.fractions import fate_fractions
+from gdmap.sweeps.fractions import fate_fractions, observed_transition
 from gdmap.sweeps.starts import gaussian_starts
 from gdmap.sweeps.store import StoreError
+from gdmap.sweeps.study import Study, load_objective, read_study
 from gdmap.sweeps.sweep import sweep
 
-__all__ = ["StoreError", "fate_fractions", "gaussian_starts", "sweep"]
+__all__ = [
+    "StoreError",
+    "Study",
+    "fate_fractions",
+    "gaussian_starts",
+    "load_objective",
+    "observed_transition",
+    "read_study",
+    "sweep",
+]

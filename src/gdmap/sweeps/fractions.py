@@ -46,3 +46,18 @@ def fate_fractions(fate: xr.DataArray, confidence: float = CONFIDENCE) -> xr.Dat
     ):
         fractions[name].attrs = {"long_name": long_name, **how}
     return fractions
+
+
+def observed_transition(dataset: xr.Dataset) -> tuple[float, float]:
+    """The largest step size at which some start reached a minimum, and the next one above it in the sweep.
+
+    ``-inf`` for the first if no start did at any step size, ``inf`` for the second if some did at the largest.
+    """
+    ordered = dataset.sortby("step_size")
+    step_size = ordered["step_size"].values
+    others = [dim for dim in ordered["fate"].dims if dim != "step_size"]
+    reached = (ordered["fate"] == int(Fate.MINIMUM)).any(others).values
+    if not reached.any():
+        return -np.inf, float(step_size[0])
+    last = int(np.flatnonzero(reached)[-1])
+    return float(step_size[last]), float(step_size[last + 1]) if last + 1 < len(step_size) else np.inf

@@ -46,15 +46,11 @@ def drawn_starts(law: Callable[[Any], Any], indices: np.ndarray, seed: int, dim:
     with float64():
         shape = jax.eval_shape(law, jax.random.key(0, impl="threefry2x32"))
     if getattr(shape, "shape", None) != (dim,):
-        raise ValueError(
-            f"starts(key) returns {shape}, expected one flat parameter vector of shape ({dim},)"
-        )
+        raise ValueError(f"starts(key) returns {shape}, expected one flat parameter vector of shape ({dim},)")
     return np.asarray(on_lanes(_Draw(law, seed), (indices.astype(np.uint32),), BLOCK))
 
 
-def resolve_starts(
-    starts: Any, n_starts: int | None, dim: int, scales: np.ndarray, seed: int
-) -> np.ndarray:
+def resolve_starts(starts: Any, n_starts: int | None, dim: int, scales: np.ndarray, seed: int) -> np.ndarray:
     """All unscaled starts of a sweep, shape ``(n, dim)``, from a number, an array or a law with its number.
 
     Raises

@@ -102,7 +102,12 @@ class Store:
         group = zarr.open_group(target, mode="r+")
         for name, dtype in DTYPES.items():
             group.create_array(
-                name, shape=self.shape, chunks=self.chunk, dtype=dtype, fill_value=0, dimension_names=self.dims
+                name,
+                shape=self.shape,
+                chunks=self.chunk,
+                dtype=dtype,
+                fill_value=0,
+                dimension_names=self.dims,
             )
         summary_shape = (*self.shape[:-1], len(coordinates["fate_name"]))
         for name in SUMMARY:
@@ -130,17 +135,14 @@ class Store:
             attributes = dict(zarr.open_group(self.target, mode="r").attrs)
             found: Any = attributes[PLAN]
         except (OSError, KeyError, ValueError):
-            raise StoreError(
-                f"store: {self.path} exists but is not a gdmap sweep; choose another path"
-            ) from None
+            raise StoreError(f"store: {self.path} exists but is not a gdmap sweep; choose another path") from None
         there, now = flat_record(found), flat_record(self.plan)
         different = [name for name in sorted({*there, *now}) if there.get(name) != now.get(name)]
         if all(name.startswith("environment.") for name in different) and attributes.get(COMPLETE):
             return  # nothing left to compute, so nothing that could differ
         if different:
             shown = "; ".join(
-                f"{name}: {_short(there.get(name))} there, {_short(now.get(name))} now"
-                for name in different
+                f"{name}: {_short(there.get(name))} there, {_short(now.get(name))} now" for name in different
             )
             raise StoreError(
                 f"store: {self.path} holds another study ({shown}). "
@@ -166,7 +168,7 @@ class Store:
     def is_finished(self, index: tuple[int, ...], region: Region) -> bool:
         """Whether a chunk is there whole: it has a digest and its data agree with it."""
         with self._failures("read"):
-            digest = int(np.asarray(self.group[DIGEST][index]))  # type: ignore[index,arg-type]
+            digest = int(np.asarray(self.group[DIGEST][index]))  # type: ignore[index]
             if digest == 0:
                 return False
             try:

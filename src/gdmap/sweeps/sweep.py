@@ -53,9 +53,9 @@ def sweep(
     step_sizes
         Distinct positive step sizes, shape ``(n_step_sizes,)``.
     starts
-        A number ``n`` of starts from ``N(0, scale^2 I)``; an array ``(n, dim)``; or a law, a JAX
-        function ``law(key) -> theta`` of a PRNG key, together with ``n_starts``. The same starts serve every step size, and start ``i`` depends on
-        ``(seed, i)`` alone.
+        A number ``n`` of starts from ``N(0, scale^2 I)``; an array ``(n, dim)``; or a law, a JAX function
+        ``law(key) -> theta`` of a PRNG key, together with ``n_starts``. The same starts serve every step
+        size, and start ``i`` depends on ``(seed, i)`` alone.
     max_steps
         The horizon.
     n_starts
@@ -91,9 +91,7 @@ def sweep(
     StoreError
         If the store belongs to another study or cannot be written.
     """
-    criteria = checked_criteria(
-        Criteria(max_steps, step_tolerance, period_tolerance, max_period, escape_radius)
-    )
+    criteria = checked_criteria(Criteria(max_steps, step_tolerance, period_tolerance, max_period, escape_radius))
     etas = checked_step_sizes(step_sizes)
     scales = checked_scales(scale)
     seed = checked_seed(seed)

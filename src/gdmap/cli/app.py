@@ -1,0 +1,42 @@
+"""The commands and the one place where their errors are shown."""
+
+import sys
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from gdmap.cli.critical import critical
+from gdmap.cli.demo import demo
+from gdmap.cli.sweep import sweep
+from gdmap.sweeps import StoreError
+
+app = typer.Typer(
+    name="gdmap",
+    help="Gradient descent as the dynamical system it is: critical step sizes and the fates of many starts.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+app.command()(demo)
+app.command()(critical)
+app.command()(sweep)
+
+
+def main() -> None:
+    """Run the command line; a mistake in the input ends with one clear line and exit status 2."""
+    try:
+        app()
+    except (ValueError, TypeError, FileNotFoundError, StoreError) as error:
+        Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+        sys.exit(2)
+    except OSError as error:
+        where = f" {error.filename}" if error.filename else ""
+        reason = error.strerror or str(error)
+        Console(stderr=True).print(
+            f"[bold red]error:[/] cannot read or write{escape(where)} ({escape(reason)}): "
+            "free space or choose another folder",
+            soft_wrap=True,
+        )
+        sys.exit(2)

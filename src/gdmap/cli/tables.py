@@ -1,0 +1,149 @@
+"""Results as Rich tables and as plain records."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from gdmap.bracket import Bracket
+from gdmap.plots.transition import COLOURS, bounded_gradient_norms
+from gdmap.stability import CriticalStepSize
+from gdmap.sweeps import observed_transition
+
+
+@contextmanager
+def progress_bar(description: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on standard error; yields ``progress(finished, total)``."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(description, total=None)
+        yield lambda finished, total: bar.update(task, completed=finished, total=total)
+
+
+def critical_table(critical: CriticalStepSize, provenance: str) -> Table:
+    """The critical step size and the smallest sharpness with their brackets and status."""
+    table = Table(title="Critical step size", title_justify="left", caption=provenance, caption_justify="left")
+    for heading in ("", "value", "lower", "upper", "status"):
+        table.add_column(heading, justify="left" if heading in ("", "status") else "right")
+    for name, bracket in (
+        ("critical step size", critical.step_size),
+        ("smallest sharpness", critical.min_sharpness),
+    ):
+        numbers = (f"{number:.9g}" for number in (bracket.value, bracket.lower, bracket.upper))
+        table.add_row(name, *numbers, bracket.status)
+    return table
+
+
+def sweep_tables(dataset: xr.Dataset, critical: Bracket | None) -> list[Table]:
+    """One table per scale: a row per step size with the shares of the fates that occur, in percent."""
+    ordered = dataset.sortby("step_size")
+    scales = ordered["scale"].values if "scale" in ordered.dims else [None]
+    return [
+        sweep_table(ordered if scale is None else ordered.sel(scale=scale), critical, scale) for scale in scales
+    ]
+
+
+def sweep_table(chosen: xr.Dataset, critical: Bracket | None, scale: float | None) -> Table:
+    """The table of one scale; a rule marks where the predicted critical step size lies."""
+    present = [name for name in COLOURS if float(chosen["fraction"].sel(fate_name=name).max()) > 0]
+    spread = "" if scale is None else f" of standard deviation {scale:g}"
+    table = Table(
+        title=f"{chosen.sizes['start']} starts{spread}: percent (95 % interval)",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1),
+        collapse_padding=True,
+        pad_edge=False,
+    )
+    known = critical is not None and np.isfinite(critical.value)
+    for heading in ["eta", *(["eta/crit"] if known else []), *present, "|grad|"]:
+        table.add_column(heading, justify="right", no_wrap=True)
+    medians = bounded_gradient_norms(chosen)[:, 1]
+    previous = 0.0
+    for position, eta in enumerate(chosen["step_size"].values):
+        row = chosen.isel(step_size=position)
+        cells = [f"{eta:.5g}"]
+        if critical is not None and known:
+            cells.append(f"{eta / critical.value:.3f}")
+            if position and previous < critical.value < eta:
+                table.add_section()
+        cells += [share(row.sel(fate_name=name)) for name in present]
+        cells.append("-" if np.isnan(medians[position]) else f"{medians[position]:.1e}")
+        table.add_row(*cells)
+        previous = eta
+    return table
+
+
+def share(row: xr.Dataset) -> str:
+    """A fraction with its interval in percent."""
+    fraction, lower, upper = (100 * float(row[name]) for name in ("fraction", "fraction_lower", "fraction_upper"))
+    return f"{fraction:.4g} ({lower:.0f}-{upper:.0f})"
+
+
+def transition_sentence(dataset: xr.Dataset, critical: Bracket | None) -> str:
+    """Where the sweep stops finding minima, beside the prediction, in a sentence."""
+    last, following = observed_transition(dataset)
+    if np.isneginf(last):
+        seen = "No start reached a minimum at any step size of the sweep"
+    elif np.isinf(following):
+        seen = f"Some start reached a minimum at every step size up to the largest, {last:.5g}"
+    else:
+        seen = f"Minima are reached up to step size {last:.5g} and by no start from {following:.5g} on"
+    if critical is None or not np.isfinite(critical.value):
+        return f"{seen}."
+    return f"{seen}; the predicted critical step size is {critical.value:.5g} ({critical.status})."
+
+
+def bracket_record(bracket: Bracket) -> dict[str, Any]:
+    """A bracket as a plain record."""
+    return asdict(bracket)
+
+
+def critical_record(critical: CriticalStepSize) -> dict[str, Any]:
+    """A critical step size as a plain record, without the minimum itself."""
+    return {
+        "step_size": bracket_record(critical.step_size),
+        "min_sharpness": bracket_record(critical.min_sharpness),
+        "reason": critical.reason,
+        "explanation": critical.explain(),
+    }
+
+
+def sweep_record(dataset: xr.Dataset) -> dict[str, Any]:
+    """The summary of a sweep as a plain record: nested lists in the order of ``dims``."""
+    ordered = dataset.sortby("step_size")
+    dims = [dim for dim in ordered["fraction"].dims if dim != "fate_name"]
+    scales = ordered["scale"].values if "scale" in ordered.dims else [None]
+    medians = [
+        bounded_gradient_norms(ordered if scale is None else ordered.sel(scale=scale))[:, 1].tolist()
+        for scale in scales
+    ]
+    last, following = observed_transition(ordered)
+    return {
+        "dims": [str(dim) for dim in dims],
+        **{str(dim): ordered[dim].values.tolist() for dim in dims},
+        "starts": int(ordered.sizes["start"]),
+        "fractions": {
+            str(name): {
+                part: ordered[variable].sel(fate_name=name).transpose(*dims).values.tolist()
+                for part, variable in (
+                    ("value", "fraction"),
+                    ("lower", "fraction_lower"),
+                    ("upper", "fraction_upper"),
+                )
+            }
+            for name in ordered["fate_name"].values
+        },
+        "fraction_status": {key: ordered["fraction"].attrs[key] for key in ("status", "confidence", "method")},
+        "median_gradient_norm": [list(row) for row in zip(*medians, strict=True)]
+        if len(scales) > 1
+        else medians[0],
+        "observed_transition": [last, following],
+    }
