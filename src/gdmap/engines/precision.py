@@ -36,12 +36,26 @@ def entry_point(method: Method) -> Method:
         if is_traced(self, arrays):
             return method(self, *arrays)
         with float64():
-            result = compiled(self, *map(as_floating, arrays))
+            result = compiled(for_tracing(self), *map(as_floating, arrays))
             if any(isinstance(array, jax.Array) for array in arrays):
                 return result
             return jax.tree.map(lambda leaf: np.asarray(leaf)[()], result)
 
     return call  # type: ignore[return-value]
+
+
+def for_tracing(tree: Any) -> Any:
+    """``tree`` with every node that has a method ``for_tracing`` replaced by what that returns.
+
+    Objects drop there what a trace must not depend on, so that equal shapes share one compilation.
+    """
+
+    def has_own_form(node: Any) -> bool:
+        return hasattr(type(node), "for_tracing")
+
+    return jax.tree.map(
+        lambda node: node.for_tracing() if has_own_form(node) else node, tree, is_leaf=has_own_form
+    )
 
 
 def as_floating(array: Any) -> Any:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdmap.engines.precision import float64
+from gdmap.engines.precision import float64, for_tracing
 
 RUNNING, STATIONARY, ESCAPED, OVERFLOWN, UNDEFINED = range(5)
 CONSECUTIVE = 3
@@ -178,5 +178,5 @@ class Batched(eqx.Module):
 
 def on_lanes(function: Callable[..., Any], lane_arrays: tuple[Any, ...], block: int) -> Any:
     """``function`` (an Equinox module or a method of one, of a single lane) on every lane, in fixed blocks."""
-    batched = Batched(function)
+    batched = for_tracing(Batched(function))
     return in_blocks(lambda block_arrays: compiled(batched, block_arrays), lane_arrays, block)

@@ -5,7 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gdmap.engines.precision import for_tracing
 from gdmap.engines.xla import (
+    CONSECUTIVE,
     ESCAPED,
     OVERFLOWN,
     RUNNING,
@@ -90,9 +92,8 @@ def iterate_to_fate(
     )
     lanes = _fresh_lanes(parameter, state, criteria)
     rows = np.arange(count)
-    advance = Advance(
-        family.step, criteria.max_period + 3, Tolerances(criteria.step_tolerance, criteria.period_tolerance)
-    )
+    tolerances = Tolerances(criteria.step_tolerance, criteria.period_tolerance)
+    advance = for_tracing(Advance(family.step, criteria.max_period + 3, tolerances))
     reference_step = np.zeros(count, np.int64)
     while rows.size:
         until = (lanes.steps // ROUND + 1) * ROUND
@@ -102,10 +103,10 @@ def iterate_to_fate(
         final = lanes.steps >= criteria.max_steps
         long_period = np.where(recurs, lanes.steps - reference_step, 0)
         period = np.where(period > 0, period, np.where(long_period <= LONGEST_PERIOD, long_period, 0))
-        period[(lanes.steps < lanes.retry_at) & ~final] = 0
+        period[((lanes.steps < lanes.retry_at) & ~final) | (lanes.streak >= CONSECUTIVE)] = 0
 
         verdicts = Verdicts.none(rows.size, Reason.HORIZON_REACHED)
-        still = (lanes.signal == STATIONARY) | (final & (lanes.signal == RUNNING) & (lanes.streak >= 3))
+        still = (lanes.signal == STATIONARY) | (final & (lanes.signal == RUNNING) & (lanes.streak >= CONSECUTIVE))
         _judge(verdicts, still, judge_fixed_points, family, lanes, final)
         _judge(verdicts, (period > 0) & (lanes.signal == RUNNING), judge_cycles, family, lanes, period)
         _judge_divergence(verdicts, lanes)
@@ -179,7 +180,8 @@ def _judge(
 
 def _judge_divergence(verdicts: Verdicts, lanes: Lanes) -> None:
     """Fill in the verdicts of lanes that escaped or whose update is not finite, in place."""
-    large = np.linalg.norm(lanes.state, axis=1) > lanes.escape_radius
+    with np.errstate(over="ignore"):
+        large = np.linalg.norm(lanes.state, axis=1) > lanes.escape_radius
     for chosen, reason in (
         (lanes.signal == ESCAPED, Reason.NORM_KEEPS_GROWING),
         ((lanes.signal == OVERFLOWN) | ((lanes.signal == UNDEFINED) & large), Reason.OVERFLOW),

@@ -25,6 +25,11 @@ FIXED_POINT_BASIN = 1e-4
 CYCLE_BASIN = 1e-2
 NULL_CURVATURE = 1e-8
 MULTIPLIER_MARGIN = 1e-6
+# Rounding noise is taken from this many copies moved by a few ulps, and exceeded by at most this factor; a
+# refined point is known to this share of its norm.
+JITTERS = 4
+NOISE = 16
+POSITION_ERROR = 1e-12
 
 
 class Verdicts(NamedTuple):
@@ -73,6 +78,24 @@ class Observer(eqx.Module):
             norms(objective.gradient(theta)),
             jnp.all(map_.update(state) == state),
         )
+
+
+class LossAndGradient(eqx.Module):
+    """The loss and its gradient at the parameters of a state, for one lane."""
+
+    family: Family
+
+    def __call__(self, parameter: Any, state: Any) -> tuple[Any, Any]:
+        """``L(theta)`` and ``grad L(theta)``."""
+        theta = self.family(parameter).parameters(state)
+        return self.family.objective.evaluate(theta), self.family.objective.gradient(theta)
+
+
+def loss_and_gradient(family: Family, parameter: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Losses and gradients at many states."""
+    block = block_size(16 * state.shape[1])
+    loss, gradient = on_lanes(LossAndGradient(family), (parameter, state), block)
+    return loss, gradient
 
 
 class HessianAt(eqx.Module):
@@ -124,7 +147,7 @@ def _classify_critical_points(
     spectra = np.stack(for_each(np.linalg.eigvalsh, hessians))
     curvature = np.abs(spectra).max(axis=1)
     threshold = NULL_CURVATURE * curvature
-    observed = observe(family, parameter, state)
+    excess = observe(family, parameter, state).excess
     fate = np.full(len(state), Fate.UNDECIDED, np.int8)
     reason = np.full(len(state), Reason.DEGENERATE_CRITICAL_POINT, np.int8)
 
@@ -133,7 +156,7 @@ def _classify_critical_points(
         fate[lanes], reason[lanes] = given_fate, given_reason
 
     length = 1 + np.linalg.norm(state, axis=1)
-    at_optimum = _is_at_optimum(family.objective, observed.excess, curvature * length**2)
+    at_optimum = _is_at_optimum(family.objective, excess, curvature * length**2)
     assign(at_optimum, Fate.MINIMUM, Reason.KNOWN_OPTIMUM)
     if family.objective.critical_gap is not None:
         assign(~at_optimum, Fate.SADDLE, Reason.CRITICAL_POINT_ABOVE_OPTIMUM)
@@ -141,21 +164,49 @@ def _classify_critical_points(
     assign(spectra[:, 0] > threshold, Fate.MINIMUM, Reason.POSITIVE_DEFINITE_HESSIAN)
     flat = np.flatnonzero((fate == Fate.UNDECIDED) & (curvature > 0))
     if flat.size:
-        candidates = Cycles(*(field[flat] for field in points))
-        bases = for_each(null_basis, candidates.jacobian)
-        has_null = np.array([len(basis) > 0 for basis in bases])
-        flat, bases = flat[has_null], [basis for basis in bases if len(basis)]
-        candidates = Cycles(*(field[has_null] for field in candidates))
-        if flat.size:
-            on_family, moved = is_on_a_family(family, parameter[flat], candidates, bases, length[flat])
-            change = np.abs(observe(family, parameter[flat], moved).loss - observed.loss[flat])
-            shift = np.linalg.norm(moved - state[flat], axis=1)
-            rounding = 64 * np.finfo(float).eps * np.abs(observed.loss[flat])
-            equal = change <= NULL_CURVATURE * curvature[flat] * shift**2 + rounding
-            manifold = np.zeros(len(state), bool)
-            manifold[flat] = on_family & equal
-            assign(manifold, Fate.MINIMUM, Reason.MANIFOLD_OF_MINIMA)
+        manifold = np.zeros(len(state), bool)
+        manifold[flat] = _on_manifold_of_equal_loss(
+            family, parameter[flat], Cycles(*(field[flat] for field in points)), curvature[flat], length[flat]
+        )
+        assign(manifold, Fate.MINIMUM, Reason.MANIFOLD_OF_MINIMA)
     return fate, reason
+
+
+def _on_manifold_of_equal_loss(
+    family: Family, parameter: np.ndarray, points: Cycles, curvature: np.ndarray, length: np.ndarray
+) -> np.ndarray:
+    """Whether the null directions of critical points are tangent to a manifold of critical points of equal loss.
+
+    The gradient along the null space and the change of the loss must both be rounding noise, measured on
+    copies of the point moved by units in the last place: an exponentially flat valley has a tiny but clean slope.
+    """
+    bases = for_each(null_basis, points.jacobian)
+    lanes = np.flatnonzero([len(basis) > 0 for basis in bases])
+    answer = np.zeros(len(bases), bool)
+    if not lanes.size:
+        return answer
+    parameter, curvature, length = parameter[lanes], curvature[lanes], length[lanes]
+    points, bases = Cycles(*(field[lanes] for field in points)), [bases[lane] for lane in lanes]
+    state = points.points[:, 0]
+    on_family, moved = is_on_a_family(family, parameter, points, bases, length)
+
+    def along_null_space(vectors: np.ndarray) -> np.ndarray:
+        return np.array([np.linalg.norm(basis @ v) for basis, v in zip(bases, vectors, strict=True)])
+
+    loss, gradient = loss_and_gradient(family, parameter, state)
+    moved_loss, _ = loss_and_gradient(family, parameter, moved)
+    slope_noise, loss_noise = np.zeros(len(lanes)), np.zeros(len(lanes))
+    for jitter in np.random.default_rng(0).integers(-3, 4, (JITTERS, state.shape[1])):
+        near_loss, near_gradient = loss_and_gradient(family, parameter, state + jitter * np.spacing(state))
+        slope_noise = np.maximum(slope_noise, along_null_space(near_gradient - gradient))
+        loss_noise = np.maximum(loss_noise, np.abs(near_loss - loss))
+    eps = np.finfo(state.dtype).eps
+    level = along_null_space(gradient) <= NOISE * slope_noise + 4 * eps * curvature * length
+    equal = np.abs(moved_loss - loss) <= (
+        NOISE * (loss_noise + eps * np.abs(loss)) + curvature * (POSITION_ERROR * length) ** 2
+    )
+    answer[lanes] = on_family & level & equal
+    return answer
 
 
 def _is_at_optimum(objective: AbstractObjective, excess: np.ndarray, scale: np.ndarray) -> np.ndarray:

@@ -55,7 +55,10 @@ def checked_step_size(step_size: Any) -> float:
     """``step_size`` as a float, or an error naming it if it is not a positive finite number."""
     if isinstance(step_size, (str, bytes)) or np.ndim(step_size) != 0 or isinstance(step_size, jax.core.Tracer):
         raise ValueError(f"step_size must be one positive finite number, got {step_size!r}")
-    size = float(step_size)
+    try:
+        size = float(step_size)
+    except TypeError:
+        raise TypeError(f"step_size must be one positive finite number, got {step_size!r}") from None
     if not np.isfinite(size) or size <= 0:
         raise ValueError(f"step_size must be positive and finite, got {size!r}")
     return size

@@ -58,11 +58,12 @@ class AbstractObjective(eqx.Module):
         """Whether ``optimal_value`` is known; fixed by the kind of objective, so usable while tracing."""
         return self.optimal_value is not None
 
+    @entry_point
     def excess(self, theta: Any) -> Any:
-        """``L(theta) - optimal_value``, traceable; objectives that can avoid the cancellation override it."""
+        """``L(theta) - optimal_value``; objectives that can avoid the cancellation override it."""
         if self.optimal_value is None:
             raise ValueError(f"{type(self).__name__} does not know its optimal value")
-        return self.evaluate(theta) - self.optimal_value
+        return self.evaluate(self.checked(theta)) - self.optimal_value
 
     @property
     def critical_gap(self) -> float | None:
@@ -105,9 +106,14 @@ def check_scalar_loss(objective: AbstractObjective) -> None:
     """
     with float64():
         outcome = jax.eval_shape(objective.evaluate, jax.ShapeDtypeStruct((objective.dim,), np.float64))
+    check_one_real_scalar(outcome)
+
+
+def check_one_real_scalar(outcome: Any, batch: tuple[int, ...] = ()) -> None:
+    """Refuse what a loss (mapped over a batch of samples) returned, unless it is one real scalar (each)."""
     leaves = jax.tree.leaves(outcome)
-    if len(leaves) != 1 or leaves[0].shape != () or not jnp.issubdtype(leaves[0].dtype, jnp.floating):
-        found = ", ".join(f"{leaf.dtype}{list(leaf.shape)}" for leaf in leaves) or "nothing"
+    if len(leaves) != 1 or leaves[0].shape != batch or not jnp.issubdtype(leaves[0].dtype, jnp.floating):
+        found = ", ".join(f"{leaf.dtype}{list(leaf.shape[len(batch) :])}" for leaf in leaves) or "nothing"
         raise TypeError(
             f"the loss must return one real scalar, but it returns {found}: "
             "reduce it, for example with .sum() or .mean()"

@@ -3,6 +3,7 @@
 import math
 import operator
 from collections.abc import Sequence
+from dataclasses import fields
 from itertools import pairwise
 from typing import Any
 
@@ -88,7 +89,11 @@ class LinearNetwork(AbstractObjective):
         least_squares = np.linalg.lstsq(S, cross, rcond=cutoff)[0].T
         unexplained = cross - S @ least_squares.T
         residual_loss = (np.sum(unexplained**2) + np.sum(factor[d0:, d0:] ** 2)) / 2
-        self._set(least_squares, S.T, residual_loss, Samples(inputs, targets, probabilities), provenance)
+        self._fill(
+            samples=Samples(inputs, targets, probabilities),
+            provenance=provenance,
+            **statistics(self.widths, least_squares, S.T, residual_loss),
+        )
 
     @classmethod
     def whitened(cls, widths: Sequence[int], target_matrix: Any) -> "LinearNetwork":
@@ -105,35 +110,32 @@ class LinearNetwork(AbstractObjective):
             )
         if not np.all(np.isfinite(target)):
             raise ValueError("target_matrix holds values that are not finite")
-        object.__setattr__(network, "widths", sizes)
-        object.__setattr__(network, "dim", dim)
-        network._set(target, None, 0.0, None, "whitened data, given by the target matrix")
+        network._fill(
+            widths=sizes,
+            dim=dim,
+            samples=None,
+            provenance="whitened data, given by the target matrix",
+            **statistics(sizes, target, None, 0.0),
+        )
         return network
 
-    def _set(
-        self,
-        least_squares: np.ndarray,
-        factor: np.ndarray | None,
-        residual: float,
-        samples: Samples | None,
-        provenance: str,
-    ) -> None:
-        # The modules are frozen; both constructors end here.
-        object.__setattr__(self, "least_squares", least_squares)
-        object.__setattr__(self, "covariance_factor", factor)
-        object.__setattr__(self, "residual_loss", np.asarray(residual))
-        object.__setattr__(self, "samples", samples)
-        object.__setattr__(self, "provenance", provenance)
-        cut_off = 0.0
-        if not self.reaches_least_squares:
-            singular_values = np.linalg.svd(self.whitened_target, compute_uv=False)
-            cut_off = np.sum(singular_values[min(self.widths) :] ** 2) / 2
-        object.__setattr__(self, "bottleneck_loss", np.asarray(cut_off))
+    def _fill(self, **values: Any) -> None:
+        # The modules are frozen; every constructor ends here.
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    def for_tracing(self) -> "LinearNetwork":
+        """The network without its samples and their description: what a compiled program may depend on."""
+        network = object.__new__(LinearNetwork)
+        kept = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        network._fill(**{**kept, "samples": None, "provenance": ""})
+        return network
 
     def evaluate(self, theta: Any) -> Any:
         """``L_ls + 1/2 ||(W - W_ls) S||_F^2``."""
         return jnp.asarray(self.residual_loss, theta.dtype) + self._misfit(theta)
 
+    @entry_point
     def excess(self, theta: Any) -> Any:
         """``L(theta) - L*``, without cancellation where the network can reach the least-squares map."""
         return self._misfit(theta) - jnp.asarray(self.bottleneck_loss, theta.dtype)
@@ -202,15 +204,12 @@ class LinearNetwork(AbstractObjective):
     @property
     def whitened_target(self) -> np.ndarray:
         """``C = W_ls S``, whose singular values decide the critical points of the network."""
-        if self.covariance_factor is None:
-            return self.least_squares
-        return self.least_squares @ self.covariance_factor
+        return whitened_target(self.least_squares, self.covariance_factor)
 
     @property
     def target_rank(self) -> int:
         """The numerical rank of ``C``: singular values above rounding, relative to the target energy."""
-        singular_values = np.linalg.svd(self.whitened_target, compute_uv=False)
-        return int(np.sum(singular_values > rank_cutoff(self)))
+        return numerical_rank(self.whitened_target, self.target_energy)
 
     @property
     def reaches_least_squares(self) -> bool:
@@ -294,10 +293,32 @@ class LinearNetwork(AbstractObjective):
         }
 
 
-def rank_cutoff(network: LinearNetwork) -> float:
-    """Below this a singular value of ``C`` is rounding: ``8 max(d_0, d_N) eps`` of the targets' norm."""
-    size = max(network.widths[0], network.widths[-1])
-    return 8 * size * float(np.finfo(float).eps) * math.sqrt(network.target_energy)
+def whitened_target(least_squares: np.ndarray, covariance_factor: np.ndarray | None) -> np.ndarray:
+    """``C = W_ls S``."""
+    return least_squares if covariance_factor is None else least_squares @ covariance_factor
+
+
+def numerical_rank(target: np.ndarray, energy: float) -> int:
+    """Singular values of ``C`` above ``8 max(d_0, d_N) eps`` of the norm of the targets; the rest is rounding."""
+    cutoff = 8 * max(target.shape) * float(np.finfo(float).eps) * math.sqrt(energy)
+    return int(np.sum(np.linalg.svd(target, compute_uv=False) > cutoff))
+
+
+def statistics(
+    widths: tuple[int, ...], least_squares: np.ndarray, covariance_factor: np.ndarray | None, residual_loss: float
+) -> dict[str, Any]:
+    """The array fields of a network: what the data come to, and the loss that a bottleneck adds."""
+    target = whitened_target(least_squares, covariance_factor)
+    energy = float(np.sum(target**2) + 2 * residual_loss)
+    cut_off = 0.0
+    if numerical_rank(target, energy) > min(widths):
+        cut_off = float(np.sum(np.linalg.svd(target, compute_uv=False)[min(widths) :] ** 2) / 2)
+    return {
+        "least_squares": least_squares,
+        "covariance_factor": covariance_factor,
+        "residual_loss": np.asarray(residual_loss),
+        "bottleneck_loss": np.asarray(cut_off),
+    }
 
 
 def checked_widths(widths: Sequence[int]) -> tuple[tuple[int, ...], int]:

@@ -9,7 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from gdmap.engines.precision import entry_point
-from gdmap.objectives.base import AbstractObjective, check_scalar_loss, checked_optimal_value
+from gdmap.objectives.base import (
+    AbstractObjective,
+    check_one_real_scalar,
+    check_scalar_loss,
+    checked_optimal_value,
+)
 
 NO_SAMPLES = "this objective was made without data=, so it has no samples"
 
@@ -96,7 +101,9 @@ class Objective(AbstractObjective):
             raise ValueError(NO_SAMPLES)
         params = self.unravel(theta)
         data = jax.tree.map(lambda array: cast_floating(array, theta.dtype), self.data)
-        return jax.vmap(lambda sample: self.loss(params, *sample))(data)
+        values = jax.vmap(lambda sample: self.loss(params, *sample))(data)
+        check_one_real_scalar(values, (self.n_samples,))
+        return values
 
     @property
     def n_samples(self) -> int:

@@ -1,0 +1,19 @@
+import numpy as np
+import pytest
+
+from gdmap import LinearNetwork
+
+
+def random_network(seed: int, widths, samples: int = 40, spread: float = 1.0) -> LinearNetwork:
+    """A linear network on random data whose input columns differ in scale by up to ``10**spread``."""
+    rng = np.random.default_rng(seed)
+    inputs = rng.normal(size=(samples, widths[0])) * 10 ** rng.uniform(-spread / 2, spread / 2, widths[0])
+    targets = inputs @ rng.normal(size=(widths[0], widths[-1])) + rng.normal(size=(samples, widths[-1]))
+    return LinearNetwork(widths, inputs, targets)
+
+
+@pytest.fixture
+def two_factors():
+    from gdmap import Function
+
+    return Function(lambda w: 0.5 * (w[0] * w[1] - 1) ** 2, 2)

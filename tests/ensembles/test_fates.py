@@ -1,0 +1,250 @@
+"""Fates that are known by hand, and the traps around them."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gdmap import Function, GradientDescent, Map, Objective, ensemble, fate_names, gaussian_starts, reason_names
+from gdmap.objectives import AbstractObjective
+
+DOUBLE_WELL = Function(lambda x: (x[0] ** 2 - 1) ** 2 / 4, 1)
+# Golden values 1: L' = x (x - 1) makes gradient descent the logistic map with r = 1 + eta.
+LOGISTIC = Function(lambda x: x[0] ** 3 / 3 - x[0] ** 2 / 2, 1)
+
+
+def one(objective, step_size, start, max_steps=10_000):
+    result = ensemble(GradientDescent(objective, step_size), np.atleast_2d(np.asarray(start, float)), max_steps)
+    return fate_names(result)[0], reason_names(result)[0], int(result.period[0]), int(result.steps[0])
+
+
+@pytest.mark.parametrize(
+    ("r", "period"),
+    [
+        (3.2, 2),
+        (3.5, 4),
+        (3.55, 8),
+        (3.5666, 16),
+        (3.5692, 32),
+        (3.5698, 64),
+        (3.56991, 128),
+        (3.8319, 3),
+        (3.845, 6),
+    ],
+)
+def test_periods_of_the_logistic_map(r, period):
+    assert one(LOGISTIC, r - 1, [0.3], 60_000)[:3] == ("periodic", "cycle_confirmed", period)
+
+
+@pytest.mark.parametrize("r", [3.7, 3.9, 3.99])
+def test_chaos_is_not_taken_for_a_cycle(r):
+    assert one(LOGISTIC, r - 1, [0.3], 20_000)[:3] == ("undecided", "horizon_reached", 0)
+
+
+def test_logistic_map_escapes_beyond_full_chaos():
+    assert one(LOGISTIC, 3.05, [0.3])[0] == "diverged"
+
+
+@pytest.mark.parametrize(
+    ("eta", "fate", "period"),
+    [
+        (0.5, "minimum", 0),
+        (0.999, "minimum", 0),
+        (1.001, "periodic", 2),
+        (1.1, "periodic", 2),
+        (1.25, "periodic", 4),
+    ],
+)
+def test_double_well(eta, fate, period):
+    found = one(DOUBLE_WELL, eta, [0.4], 60_000)
+    assert (found[0], found[2]) == (fate, period)
+
+
+def test_exactly_at_criticality_nothing_is_claimed():
+    # Convergence is algebraic there: neither a cycle nor a minimum can be shown by waiting.
+    assert one(DOUBLE_WELL, 1.0, [0.4])[0] == "undecided"
+
+
+def test_basin_of_the_double_well():
+    # Golden values 2: bounded iff |x| < sqrt(1 + 2 / eta); U[-4, 4] at eta = .9 gives .55124.
+    starts = np.linspace(-4, 4, 4001)[:, None]
+    result = ensemble(GradientDescent(DOUBLE_WELL, 0.9), starts)
+    escaped = fate_names(result) == "diverged"
+    np.testing.assert_array_equal(escaped, np.abs(starts[:, 0]) > np.sqrt(1 + 2 / 0.9))
+
+
+def test_positive_definite_minimum():
+    bowl = Function(lambda w: w[0] ** 2 + 10 * w[1] ** 2, 2)
+    assert one(bowl, 0.05, [1.0, 1.0])[:2] == ("minimum", "positive_definite_hessian")
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda w: (w[0] * w[1] - 1) ** 2 / 2,
+        lambda w: (w @ w - 1) ** 2,
+        lambda w: 1e6 * (w[0] * w[1] - 1) ** 2,
+        lambda w: 1e-6 * (w[0] * w[1] - 1) ** 2 + 7.0,
+        lambda w: (w[0] - jnp.sin(w[1])) ** 2,
+    ],
+)
+def test_manifolds_of_minima_are_verified(loss):
+    objective = Function(loss, 2)
+    sharpness = np.linalg.eigvalsh(objective.hessian(np.array([1.0, 1.0])))[-1]
+    assert one(objective, 0.3 / sharpness, [0.9, 0.7])[:2] == ("minimum", "manifold_of_minima")
+
+
+def test_known_optimum():
+    objective = Function(lambda w: (w[0] * w[1] - 1) ** 2 / 2, 2, optimal_value=0.0)
+    assert one(objective, 0.1, [0.9, 0.7])[:2] == ("minimum", "known_optimum")
+
+
+@pytest.mark.parametrize(
+    ("loss", "start"),
+    [
+        (lambda w: w[0] ** 4 / 4, [0.5]),  # flat minimum: convergence is algebraic
+        (lambda w: w[0] ** 4 / 4 + w[1] ** 2 / 2, [0.0, 0.5]),  # ... start on the other axis
+        (lambda w: jnp.exp(-w[0]) + w[1] ** 2, [25.0, 1.0]),  # a valley without a minimum
+        (lambda w: jnp.exp(-w[0]), [20.0]),
+        (lambda w: jnp.mean(jnp.logaddexp(0.0, -w[0] * jnp.array([1.0, 2.0]))), [3.0]),  # separable data
+        (lambda w: w[0] ** 3 / 3 + w[1] ** 2, [0.0, 1.0]),  # degenerate, no minimum
+    ],
+)
+def test_degenerate_or_missing_minima_are_undecided(loss, start):
+    assert one(Function(loss, len(start)), 0.3, start, 3000)[0] == "undecided"
+
+
+@pytest.mark.parametrize(
+    ("loss", "start"),
+    [
+        (lambda w: w[0] ** 2 - w[1] ** 2, [1.0, 0.0]),  # on the stable manifold
+        (lambda w: w[0] ** 2 - w[1] ** 2, [0.0, 0.0]),
+        (lambda w: -(w[0] ** 2), [0.0]),  # a maximum
+        (lambda w: (w[0] ** 2 - 1) ** 2, [0.0]),
+    ],
+)
+def test_saddles_and_maxima(loss, start):
+    assert one(Function(loss, len(start)), 0.1, start, 2000)[:2] == ("saddle", "negative_hessian_eigenvalue")
+
+
+def test_an_orbit_that_lingers_near_a_saddle_goes_on():
+    saddle = Function(lambda w: w[0] ** 2 / 2 - w[1] ** 2 / 200 + w[1] ** 4 / 4, 2)
+    found = one(saddle, 0.5, [1.0, 1e-13], 20_000)
+    assert found[0] == "minimum" and found[3] > 1000
+
+
+def test_a_minimum_that_is_unstable_for_the_step_size():
+    bowl = Function(lambda w: (w[0] * w[1] - 1) ** 2 / 2, 2)
+    assert one(bowl, 1.5, [1.0, 1.0])[:2] == ("minimum", "manifold_of_minima")  # sits on it exactly
+    assert one(bowl, 1.5, [1.0 + 1e-9, 1.0])[0] != "minimum"
+
+
+def test_divergence_of_a_quadratic():
+    fate, reason, _, steps = one(Function(lambda w: w[0] ** 2 / 2, 1), 3.0, [1.0])
+    assert (fate, reason) == ("diverged", "norm_keeps_growing")
+    assert steps == np.ceil(np.log2(2e6)) + 7  # beyond 10^6 (1 + |start|) and growing eight times running
+
+
+def test_an_update_that_is_not_a_number():
+    fate, reason, _, steps = one(Function(lambda w: w[0] + jnp.sqrt(w[0]), 1), 1.0, [1.0])
+    assert (fate, reason, steps) == ("diverged", "update_undefined", 2)
+
+
+class Countdown(Map):
+    """Becomes infinite after exactly as many steps as the first component says."""
+
+    objective: AbstractObjective
+
+    def update(self, state):
+        return jnp.where(state[0] > 1, state - jnp.array([1.0, 0.0]), jnp.inf)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 67, 68, 255, 256, 257, 600])
+def test_the_step_at_which_the_verdict_falls_is_exact(steps):
+    result = ensemble(Countdown(Function(lambda w: w @ w, 2)), np.array([[float(steps), 5.0]]))
+    assert fate_names(result)[0] == "diverged"
+    assert int(result.steps[0]) == steps
+
+
+class Rotation(Map):
+    """A rigid rotation by a rational angle: every orbit is periodic and neutral."""
+
+    objective: AbstractObjective
+    turns: int
+
+    def update(self, state):
+        angle = 2 * jnp.pi / self.turns
+        return jnp.array([[jnp.cos(angle), -jnp.sin(angle)], [jnp.sin(angle), jnp.cos(angle)]]) @ state
+
+
+def test_neutral_cycles_are_not_called_attracting():
+    result = ensemble(Rotation(Function(lambda w: w @ w, 2), 5), np.array([[1.0, 0.0]]), 2000)
+    # The identity is the fifth iterate: a verified family of cycles with nothing left to judge.
+    assert fate_names(result)[0] in ("periodic", "undecided")
+    if fate_names(result)[0] == "periodic":
+        assert int(result.period[0]) == 5
+
+
+def test_horizon():
+    assert one(DOUBLE_WELL, 1e-6, [0.4], 50) == ("undecided", "horizon_reached", 0, 50)
+
+
+def test_results_do_not_depend_on_the_company():
+    objective = Function(lambda w: jnp.sum((w[0] * w[1:] - jnp.array([1.0, 0.3])) ** 2) + jnp.tanh(w[1]), 3)
+    starts = gaussian_starts(600, 3)
+    map_ = GradientDescent(objective, 0.45)
+    together = ensemble(map_, starts, 1500)
+    order = np.random.default_rng(0).permutation(600)
+    shuffled = ensemble(map_, starts[order], 1500)
+    alone = ensemble(map_, starts[[417]], 1500)
+    for name in ("fate", "reason", "period", "steps", "loss", "gradient_norm", "state"):
+        np.testing.assert_array_equal(together[name].values[order], shuffled[name].values)
+        np.testing.assert_array_equal(together[name].values[417], alone[name].values[0])
+
+
+def test_single_precision_starts_stay_single():
+    result = ensemble(GradientDescent(DOUBLE_WELL, 0.5), np.array([[0.4]], np.float32))
+    assert result.state.dtype == np.float32
+    assert fate_names(result)[0] == "minimum"
+
+
+def test_per_sample_objectives_and_progress():
+    objective = Objective(
+        lambda w, x, y: (w[0] * x + w[1] - y) ** 2, np.zeros(2), data=(np.arange(4.0), np.ones(4))
+    )
+    seen = []
+    result = ensemble(
+        GradientDescent(objective, 0.05),
+        gaussian_starts(5, 2),
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    assert set(fate_names(result)) == {"minimum"}
+    np.testing.assert_allclose(result.state, np.tile([0.0, 1.0], (5, 1)), atol=1e-4)
+    assert seen[-1] == (5, 5)
+    assert result.fate.attrs["flag_meanings"].split()[1] == "minimum"
+    assert result.attrs["status"] == "computed"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"thetas": np.ones(2)}, r"thetas has shape \(2,\), expected \(starts, 2\)"),
+        ({"thetas": np.ones((3, 4))}, "thetas has shape"),
+        ({"thetas": np.ones((0, 2))}, "thetas has shape"),
+        ({"thetas": np.array([[1.0, np.nan]])}, "first in start 0"),
+        ({"max_steps": 0}, "max_steps"),
+        ({"max_steps": 1.5}, "max_steps"),
+        ({"step_tolerance": 0.0}, "step_tolerance"),
+        ({"period_tolerance": np.nan}, "period_tolerance"),
+        ({"max_period": 0}, "max_period"),
+        ({"max_period": 1000}, "max_period"),
+        ({"escape_radius": -1.0}, "escape_radius"),
+    ],
+)
+def test_bad_input_names_the_argument(two_factors, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        ensemble(GradientDescent(two_factors, 0.1), **{"thetas": np.ones((1, 2)), **arguments})
+
+
+def test_integer_starts_are_refused(two_factors):
+    with pytest.raises(TypeError, match="int64"):
+        ensemble(GradientDescent(two_factors, 0.1), np.ones((1, 2), int))
