@@ -44,6 +44,7 @@ def test_methods_work_inside_the_callers_transformations():
     objective = Function(quartic, 3)
     thetas = jnp.ones((4, 3))
     assert jax.jit(jax.vmap(objective.value))(thetas).shape == (4,)
+    assert jax.jit(objective.gradient)(thetas[0]).shape == (3,)
     np.testing.assert_allclose(jax.grad(objective.value)(thetas[0]), objective.gradient(thetas[0]), rtol=1e-6)
 
 

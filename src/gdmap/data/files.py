@@ -94,6 +94,8 @@ def read_csv(path: Path, name: str) -> np.ndarray:
         raise ValueError(f"{name}: {path} is empty") from None
     except (pd.errors.ParserError, UnicodeDecodeError) as error:
         raise ValueError(f"{name}: {path} is not a CSV table ({error})") from None
+    if not len(table):
+        raise ValueError(f"{name}: {path} has a header but no samples")
     for column in table.columns:
         if not is_numeric(table[[column]]):
             raise ValueError(
@@ -110,10 +112,10 @@ def is_numeric(table: pd.DataFrame) -> bool:
 def read_numpy(path: Path, name: str) -> np.ndarray:
     """An ``.npy`` array, or the array called ``name`` (or the only one) of an ``.npz`` file."""
     try:
-        content: Any = np.load(path, allow_pickle=False)
-        if isinstance(content, np.ndarray):
-            return content
-        with content:
+        with path.open("rb") as file:
+            content: Any = np.load(file, allow_pickle=False)
+            if isinstance(content, np.ndarray):
+                return content
             if name in content:
                 return np.asarray(content[name])
             if len(content.files) == 1:

@@ -29,19 +29,46 @@ def entry_point(method: Method) -> Method:
     follows the arrays: float32 stays float32); NumPy in gives NumPy out, JAX arrays in give JAX arrays out.
     Called while JAX is tracing it is simply part of the trace.
     """
-    compiled = eqx.filter_jit(method)
+    return EntryPoint(method)  # type: ignore[return-value]
 
-    @functools.wraps(method)
-    def call(self: Any, *arrays: Any) -> Any:
-        if is_traced(self, arrays):
-            return method(self, *arrays)
+
+class EntryPoint:
+    """The descriptor behind `entry_point`."""
+
+    def __init__(self, method: Callable[..., Any]) -> None:
+        self.method = method
+        self.compiled = eqx.filter_jit(method)
+        self.__doc__ = method.__doc__
+        self.__wrapped__ = method
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        return self if instance is None else BoundEntryPoint(self, instance)
+
+
+class BoundEntryPoint:
+    """An entry point of one object; hashable by identity, so that ``jax.jit(objective.value)`` works."""
+
+    def __init__(self, entry: EntryPoint, instance: Any) -> None:
+        self.entry = entry
+        self.instance = instance
+        self.__doc__ = entry.__doc__
+        self.__name__ = entry.method.__name__
+        self.__wrapped__ = functools.partial(entry.method, instance)
+
+    def __call__(self, *arrays: Any) -> Any:
+        if is_traced(self.instance, arrays):
+            return self.entry.method(self.instance, *arrays)
         with float64():
-            result = compiled(for_tracing(self), *map(as_floating, arrays))
+            result = self.entry.compiled(for_tracing(self.instance), *map(as_floating, arrays))
             if any(isinstance(array, jax.Array) for array in arrays):
                 return result
             return jax.tree.map(lambda leaf: np.asarray(leaf)[()], result)
 
-    return call  # type: ignore[return-value]
+    def __hash__(self) -> int:
+        return hash((id(self.entry), id(self.instance)))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, BoundEntryPoint) and self.entry is other.entry and self.instance is other.instance
 
 
 def for_tracing(tree: Any) -> Any:

@@ -1,0 +1,142 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+GDMAP = Path(sys.executable).with_name("gdmap")
+
+
+def run(*arguments, cwd, check=True):
+    process = subprocess.run(
+        [GDMAP, *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "COLUMNS": "100"},
+    )
+    if check:
+        assert process.returncode == 0, process.stderr
+    return process
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("cli")
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(50, 3)) * [1.0, 2.0, 0.5]
+    targets = inputs @ rng.normal(size=(3, 2)) + 0.1 * rng.normal(size=(50, 2))
+    np.savetxt(path / "X.csv", inputs, delimiter=",", header="a,b,c", comments="")
+    np.savetxt(path / "y.csv", targets, delimiter=",")
+    (path / "loss.py").write_text("import gdmap\nloss = gdmap.Function(lambda w: (w[0] * w[1] - 1) ** 2 / 2, 2)\n")
+    return path
+
+
+DATA = ("--inputs", "X.csv", "--targets", "y.csv", "--hidden", "4")
+
+
+def test_critical_on_the_users_csv(folder):
+    shown = run("critical", *DATA, cwd=folder).stdout
+    assert "critical step size" in shown and "computed" in shown and "not scaled" in shown
+    record = json.loads(run("critical", *DATA, "--json", "--out", "critical", cwd=folder).stdout)
+    assert record["step_size"]["value"] == pytest.approx(2 / record["min_sharpness"]["value"])
+    assert record["objective"]["widths"] == [3, 4, 2]
+    stored = xr.open_zarr(folder / "critical" / "critical.zarr", consolidated=False)
+    assert float(stored.eigenvalue.max()) == pytest.approx(record["min_sharpness"]["upper"])
+    assert (folder / "critical" / "critical.png").stat().st_size > 10_000
+    again = json.loads(run("critical", "critical/study.toml", "--json", cwd=folder).stdout)
+    assert again == record
+
+
+def test_sweep_on_the_users_csv_and_again_from_its_study(folder):
+    arguments = ("--starts", 8, "--scale", 0.1, "--number", 4, "--range", 0.8, 1.2, "--max-steps", 4000)
+    shown = run("sweep", *DATA, *arguments, "--out", "results", cwd=folder).stdout
+    assert "the predicted critical step size is" in " ".join(shown.split())
+    assert {path.name for path in (folder / "results").iterdir()} >= {"sweep.zarr", "sweep.png", "study.toml"}
+    first = json.loads(run("sweep", "results/study.toml", "--json", "--out", "again", cwd=folder).stdout)
+    assert first["starts"] == 8
+    assert first["fractions"]["minimum"]["value"][:2] == [1, 1]
+    assert first["fractions"]["minimum"]["value"][2:] == [0, 0]
+    predicted = first["critical"]["step_size"]["value"]
+    assert first["observed_transition"][0] < predicted < first["observed_transition"][1]
+    one, two = (xr.open_zarr(folder / name / "sweep.zarr") for name in ("results", "again"))
+    for name in ("fate", "loss", "steps", "fraction_lower"):
+        np.testing.assert_array_equal(one[name], two[name])
+
+
+def test_sweep_of_an_objective_of_the_users(folder):
+    record = json.loads(
+        run(
+            "sweep", "--objective", "loss.py:loss", "--step-size", 0.5, "--step-size", 1.1,
+            "--scale", 0.3, "--starts", 10, "--json", cwd=folder,
+        ).stdout
+    )  # fmt: skip
+    assert record["step_size"] == [0.5, 1.1]
+    assert record["fractions"]["minimum"]["value"][1] == 0
+    assert "critical" not in record
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("critical",), "give source = 'digits', or inputs"),
+        (("critical", "--inputs", "none.csv", "--targets", "y.csv"), "there is no file none.csv"),
+        (("critical", "--inputs", "X.csv"), "targets is missing"),
+        (("critical", "study.toml"), "there is no file study.toml"),
+        (("critical", "study.toml", "--digits"), "not both"),
+        (("critical", "--objective", "loss.py:loss"), "knows LinearNetwork only"),
+        (("sweep", "--objective", "loss.py:loss"), "give --step-size"),
+        (("sweep", *DATA, "--step-size", "-0.1"), "step_size must be positive"),
+        (("sweep", *DATA, "--step-size", "0.1", "--range", "0.5", "1"), "go without"),
+        (("sweep", *DATA, "--range", "2", "1"), "--range needs"),
+        (("sweep", *DATA, "--starts", "0"), "starts must be a positive integer"),
+        (("sweep", *DATA, "--scale", "0"), "scale must be positive"),
+        (("sweep", *DATA, "--hidden", "0"), "widths must be"),
+        (("sweep", *DATA, "--components", "9"), "components must be from 1 to 3"),
+        (("sweep", *DATA, "--step-size", "0.1", "--starts", "2", "--out", "X.csv"), "X.csv"),
+        (("sweep", "--step-size", "wide"), "as a number"),
+    ],
+)
+def test_mistakes_end_with_one_clear_error(folder, arguments, message):
+    process = run(*arguments, cwd=folder, check=False)
+    assert process.returncode == 2
+    assert process.stdout == ""
+    text = " ".join(process.stderr.replace("│", " ").split())
+    assert message in text
+    assert "Traceback" not in text
+
+
+def test_the_wrong_store_is_refused_and_kept(folder):
+    arguments = ("sweep", *DATA, "--step-size", "0.1", "--max-steps", "50", "--out", "taken")
+    run(*arguments, "--starts", 3, cwd=folder)
+    before = (folder / "taken" / "study.toml").read_text()
+    process = run(*arguments, "--starts", 4, cwd=folder, check=False)
+    assert process.returncode == 2
+    assert "holds another study" in " ".join(process.stderr.split())
+    assert (folder / "taken" / "study.toml").read_text() == before
+
+
+def test_help_lists_the_commands(folder):
+    shown = run("--help", cwd=folder).stdout
+    for command in ("demo", "critical", "sweep"):
+        assert command in shown
+        assert run(command, "--help", cwd=folder).returncode == 0
+
+
+@pytest.mark.slow
+def test_demo(tmp_path):
+    record = json.loads(run("demo", "--json", cwd=tmp_path).stdout)
+    predicted = record["critical"]["step_size"]["value"]
+    assert predicted == pytest.approx(2.6119, abs=5e-5)
+    assert record["observed_transition"][0] < predicted < record["observed_transition"][1]
+    step_sizes = np.array(record["step_size"])
+    assert len(step_sizes) == 24 and record["starts"] >= 100
+    reached = np.array(record["fractions"]["minimum"]["value"])
+    np.testing.assert_array_equal(reached[step_sizes < 0.95 * predicted, 0], 1)
+    np.testing.assert_array_equal(reached[step_sizes > predicted], 0)
+    assert (tmp_path / "gdmap-demo" / "sweep.png").exists()
