@@ -111,7 +111,8 @@ def main() -> None:
         return
     print(f"float64 GEMM peak {peak / 1e9:.1f} Gflop/s, {environment['machine']}, jax {jax.__version__}")
     print(
-        f"{'objective':26}{'gdmap M/s':>11}{'plain M/s':>11}{'ratio':>8}{'gdmap/peak':>12}{'plain/peak':>12}{'steps':>7}"
+        f"{'objective':26}{'gdmap M/s':>11}{'plain M/s':>11}{'ratio':>8}"
+        f"{'gdmap/peak':>12}{'plain/peak':>12}{'steps':>7}"
     )
     for row in rows:
         print(
