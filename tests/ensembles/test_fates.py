@@ -4,7 +4,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gdmap import Function, GradientDescent, Map, Objective, ensemble, fate_names, gaussian_starts, reason_names
+from gdmap import (
+    Function,
+    GradientDescent,
+    LinearNetwork,
+    Map,
+    Objective,
+    critical_step_size,
+    ensemble,
+    fate_names,
+    gaussian_starts,
+    reason_names,
+)
 from gdmap.objectives import AbstractObjective
 
 DOUBLE_WELL = Function(lambda x: (x[0] ** 2 - 1) ** 2 / 4, 1)
@@ -111,6 +122,87 @@ def test_known_optimum():
 )
 def test_degenerate_or_missing_minima_are_undecided(loss, start):
     assert one(Function(loss, len(start)), 0.3, start, 3000)[0] == "undecided"
+
+
+TAIL = Function(lambda w: w[0] ** 2 / 2 + jnp.exp(-w[1]), 2)
+STEP = Function(lambda w: w[0] ** 2 / 2 + jnp.tanh(w[1]), 2)
+SEPARABLE = Function(lambda w: jnp.mean(jnp.logaddexp(0.0, -jnp.array([[1.0, 0.2], [0.3, 1.0]]) @ w)), 2)
+
+
+@pytest.mark.parametrize(
+    ("objective", "start"),
+    [
+        *((TAIL, [1.0, y]) for y in (17.0, 22.0, 25.0, 30.0, 36.0, 60.0)),
+        *((STEP, [1.0, y]) for y in (10.0, 13.0, 15.0, 18.0)),
+        *((SEPARABLE, [x, y]) for x, y in ((10.0, 15.0), (13.0, 15.0), (15.0, 15.0), (20.0, 20.0))),
+        *((Function(lambda w: jnp.logaddexp(0.0, -w[0]), 1), [x]) for x in (20.0, 36.0, 40.0)),
+        *((Function(lambda w: 1 / (1 + jnp.exp(-w[0])), 1), [x]) for x in (-40.0, -36.0)),
+        (Function(lambda w: -jnp.exp(-(w @ w) / 2), 2), [9.0, 0.0]),
+        (Function(lambda w: w[0] ** 2 / 2 + 1e-12 * w[1], 2), [0.5, 1.0]),
+        *((Function(lambda w: w[0] ** 2 / 2 + w[1] ** 5, 2), [1.0, y]) for y in (0.0, 1e-4, 1e-3)),
+        *((Function(lambda w: w[0] ** 2 / 2 - w[1] ** 6, 2), [1.0, y]) for y in (0.0, 1e-4, 1e-3)),
+        (Function(lambda w: w[0] ** 2 / 2 + w[1] ** 12, 2), [1.0, 0.0]),
+    ],
+)
+def test_plateaus_tails_and_flat_directions_of_any_order_are_undecided(objective, start):
+    assert one(objective, 1.0, start, 1500)[0] == "undecided"
+
+
+@pytest.mark.parametrize(
+    ("loss", "eta", "start"),
+    [
+        (lambda w: 0.5e8 * w[0] ** 2 + w[1] ** 2, 1e-8, [1.0, 1.0]),
+        (lambda w: 0.5 * w[0] ** 2 + 1e-8 * w[1] ** 2, 1.0, [1.0, 1.0]),
+        (lambda w: 0.5 * w[0] ** 2 + 1e-12 * w[1] ** 2, 1.0, [1.0, 1.0]),
+    ],
+)
+def test_slow_directions_of_badly_conditioned_losses_are_not_forgotten(loss, eta, start):
+    assert one(Function(loss, 2), eta, start, 2000)[0] == "undecided"
+
+
+def test_badly_conditioned_regression_is_not_finished_early():
+    Z = np.random.default_rng(0).standard_normal((50, 2))
+    network = LinearNetwork((2, 1), Z * [1e5, 1], Z[:, 1:])
+    eta = 0.5 * critical_step_size(network).step_size.value
+    assert one(network, eta, [0.0, 0.0], 2000)[0] == "undecided"
+
+
+@pytest.mark.parametrize(("centre", "eta"), [(1e7, 0.01), (1e8, 0.5), (-3e6, 0.01)])
+def test_a_minimum_far_away_is_not_divergence(centre, eta):
+    assert one(Function(lambda w: 0.5 * (w[0] - centre) ** 2, 1), eta, [0.0], 6000)[0] == "minimum"
+
+
+def test_tiny_inputs_are_not_divergence():
+    X = 1e-7 * np.random.default_rng(1).standard_normal((50, 2))
+    network = LinearNetwork((2, 1), X, X @ np.array([[1e7], [-2e7]]))
+    eta = 0.5 * critical_step_size(network).step_size.value
+    assert one(network, eta, [0.0, 0.0])[0] == "minimum"
+
+
+def far_double_well(offset):
+    return Function(lambda x: ((x[0] - offset) ** 2 - 1) ** 2 / 4, 1)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e3, 1e6])
+def test_fates_do_not_depend_on_the_origin(offset):
+    objective = far_double_well(offset)
+    assert one(objective, 1.1, [offset + 0.4], 20_000)[:3] == ("periodic", "cycle_confirmed", 2)
+    fate, _, _, steps = one(objective, 0.01, [offset + 0.5], 20_000)
+    assert fate == "minimum" and steps > 500
+    assert one(objective, 1.00001, [offset + 0.3], 5000)[0] == "undecided"
+
+
+@pytest.mark.parametrize(
+    ("loss", "eta", "start"),
+    [
+        (lambda x: -(x[0] ** 2) / 2 + x[0] ** 4 / 4, 5e-4, 1e-9),
+        (lambda x: 1e-8 * (x[0] ** 2 - 1) ** 2 / 4, 1.0, 1e-5),
+        (lambda x: (x[0] ** 2 - 1) ** 2 / 4, 0.1, 1e-30),
+    ],
+)
+def test_an_orbit_that_is_leaving_a_maximum_is_not_at_it(loss, eta, start):
+    fate = one(Function(loss, 1), eta, [start], 300)
+    assert fate[:2] in (("undecided", "horizon_reached"), ("undecided", "near_unstable_orbit"))
 
 
 @pytest.mark.parametrize(

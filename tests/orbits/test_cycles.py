@@ -16,7 +16,7 @@ TWO_FACTORS = StepSizeFamily(Function(lambda w: (w[0] * w[1] - 1) ** 2 / 2, 2), 
 @pytest.mark.parametrize("eta", [1.05, 1.1, 1.2])
 def test_two_cycle_of_the_double_well(eta):
     y = (np.sqrt(eta + 3) + np.sqrt(eta - 1)) / 2
-    cycles = refine_cycles(DOUBLE_WELL, np.array([eta]), np.array([[y / np.sqrt(eta) + 0.01]]), 2)
+    cycles = refine_cycles(DOUBLE_WELL, np.array([eta]), np.array([[y / np.sqrt(eta) + 0.001]]), 2, np.ones(1))
     assert cycles.converged[0]
     np.testing.assert_allclose(np.sort(cycles.points[0, :, 0])[1], y / np.sqrt(eta), rtol=1e-13)
     assert multipliers(cycles.jacobian[0])[0] == pytest.approx(9 - 2 * (1 + eta) ** 2, rel=1e-11)
@@ -26,13 +26,13 @@ def test_two_cycle_of_the_double_well(eta):
 def test_minimal_period_of_a_cycle_gone_round_twice():
     eta = 1.1
     x = (np.sqrt(eta + 3) + np.sqrt(eta - 1)) / 2 / np.sqrt(eta)
-    assert refine_cycles(DOUBLE_WELL, np.array([eta]), np.array([[x]]), 6).minimal_period(0) == 2
+    assert refine_cycles(DOUBLE_WELL, np.array([eta]), np.array([[x]]), 6, np.ones(1)).minimal_period(0) == 2
 
 
 def test_multipliers_along_and_across():
     eta, r = 1.1, 2.1
     x = (r + np.sqrt(r * r - 4)) / (2 * eta)
-    cycles = refine_cycles(TWO_FACTORS, np.array([eta]), np.full((1, 2), np.sqrt(x)), 2)
+    cycles = refine_cycles(TWO_FACTORS, np.array([eta]), np.full((1, 2), np.sqrt(x)), 2, np.ones(1))
     assert cycles.converged[0]
     np.testing.assert_allclose(
         multipliers(cycles.jacobian[0]), [5 - 2 * r, 9 - 2 * r * r], rtol=1e-10
@@ -40,7 +40,7 @@ def test_multipliers_along_and_across():
 
 
 def test_fixed_points_on_a_manifold_are_on_a_family_and_isolated_flat_ones_are_not():
-    cycles = refine_cycles(TWO_FACTORS, np.array([0.5]), np.array([[2.0, 0.51]]), 1)
+    cycles = refine_cycles(TWO_FACTORS, np.array([0.5]), np.array([[2.0, 0.51]]), 1, np.ones(1))
     point = cycles.points[0, 0]
     assert point[0] * point[1] == pytest.approx(1, abs=1e-14)
     basis = null_basis(cycles.jacobian[0])
@@ -48,7 +48,7 @@ def test_fixed_points_on_a_manifold_are_on_a_family_and_isolated_flat_ones_are_n
     assert is_on_a_family(TWO_FACTORS, np.array([0.5]), cycles, [basis], np.array([2.0]))[0][0]
 
     flat = StepSizeFamily(Function(lambda w: w[0] ** 4 + w[1] ** 2, 2), GradientDescent)
-    origin = refine_cycles(flat, np.array([0.1]), np.zeros((1, 2)), 1)
+    origin = refine_cycles(flat, np.array([0.1]), np.zeros((1, 2)), 1, np.ones(1))
     basis = null_basis(origin.jacobian[0])
     assert len(basis) == 1
     assert not is_on_a_family(flat, np.array([0.1]), origin, [basis], np.array([1.0]))[0][0]
@@ -56,5 +56,5 @@ def test_fixed_points_on_a_manifold_are_on_a_family_and_isolated_flat_ones_are_n
 
 def test_newton_reports_failure():
     bare = StepSizeFamily(Function(lambda w: -(w[0] ** 3), 1), GradientDescent)
-    cycles = refine_cycles(bare, np.array([1.0]), np.array([[0.5]]), 1)
+    cycles = refine_cycles(bare, np.array([1.0]), np.array([[0.5]]), 1, np.ones(1))
     assert not cycles.converged[0]  # the double root at 0 is approached linearly only

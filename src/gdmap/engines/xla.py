@@ -27,13 +27,15 @@ class Lanes(NamedTuple):
     """The trajectories being iterated, one per row.
 
     ``steps`` counts the updates made, ``streak`` the consecutive ones with a negligible step, ``outside`` the
-    consecutive ones beyond the escape radius with growing norm; ``retry_at`` is the step before which a
-    negligible step does not stop the lane, ``reference`` three earlier states that a long period is compared
-    with; ``signal`` says why a lane stopped.
+    consecutive ones beyond the escape radius in which neither the norm nor the step shrank; ``last_step`` is
+    the length of the last step; ``retry_at`` the step before which a negligible step does not stop the lane,
+    ``reference`` three earlier states that a long period is compared with; ``signal`` says why a lane stopped.
     """
 
     parameter: Any
+    start: Any
     state: Any
+    last_step: Any
     steps: Any
     streak: Any
     outside: Any
@@ -67,9 +69,13 @@ class Advance(eqx.Module):
             proposed = jax.vmap(self.step)(lanes.parameter, lanes.state)
             size, before = norms(proposed), norms(lanes.state)
             finite = jnp.isfinite(size)
-            small = norms(proposed - lanes.state) <= self.tolerances.step * (1 + size)
-            streak = jnp.where(small, lanes.streak + 1, 0)
-            outside = jnp.where((size > lanes.escape_radius) & (size > before), lanes.outside + 1, 0)
+            last_step = norms(proposed - lanes.state)
+            # Relative to the way travelled: neither the origin nor the unit of the parameters matters.
+            travelled = norms(proposed - lanes.start)
+            rounding = 2 * jnp.finfo(size.dtype).eps * size
+            streak = jnp.where(last_step <= self.tolerances.step * travelled + rounding, lanes.streak + 1, 0)
+            grows = (size > lanes.escape_radius) & (size > before) & (last_step >= lanes.last_step)
+            outside = jnp.where(grows, lanes.outside + 1, 0)
             steps = lanes.steps + 1
             signal = jnp.where((streak >= CONSECUTIVE) & (steps >= lanes.retry_at), STATIONARY, RUNNING)
             signal = jnp.where(outside >= GROWING_STEPS, ESCAPED, signal)
@@ -78,6 +84,7 @@ class Advance(eqx.Module):
             moved = active & finite
             return lanes._replace(
                 state=jnp.where(moved[:, None], proposed, lanes.state),
+                last_step=jnp.where(moved, last_step, lanes.last_step),
                 steps=jnp.where(active, steps, lanes.steps),
                 streak=jnp.where(moved, streak, lanes.streak),
                 outside=jnp.where(moved, outside, lanes.outside),

@@ -36,15 +36,16 @@ class Criteria(NamedTuple):
     max_steps
         The horizon: trajectories without a fate by then are undecided.
     step_tolerance
-        A state whose steps stay below ``step_tolerance (1 + ||state||)`` three times running is a candidate
-        fixed point (Newton's method and the Hessian decide).
+        A state whose steps stay below this share of the distance from the start (or below rounding) three
+        times running is a candidate fixed point; Newton's method and the Hessian decide.
     period_tolerance
         States closer than this share of the diameter of the recent orbit are candidates for a recurrence.
     max_period
         Periods up to this are looked for directly; longer ones, up to 4096, through recurrences at
         multiples of 256 steps.
     escape_radius
-        Beyond ``escape_radius (1 + ||start||)`` with growing norm a trajectory has diverged.
+        Beyond ``escape_radius (1 + ||start||)``, with neither the norm nor the step shrinking in eight
+        consecutive steps, a trajectory has diverged.
     """
 
     max_steps: int = 10_000
@@ -107,7 +108,7 @@ def iterate_to_fate(
 
         verdicts = Verdicts.none(rows.size, Reason.HORIZON_REACHED)
         still = (lanes.signal == STATIONARY) | (final & (lanes.signal == RUNNING) & (lanes.streak >= CONSECUTIVE))
-        _judge(verdicts, still, judge_fixed_points, family, lanes, final)
+        _judge(verdicts, still, judge_fixed_points, family, lanes, lanes.start)
         _judge(verdicts, (period > 0) & (lanes.signal == RUNNING), judge_cycles, family, lanes, period)
         _judge_divergence(verdicts, lanes)
 
@@ -146,7 +147,9 @@ def _fresh_lanes(parameter: np.ndarray, state: np.ndarray, criteria: Criteria) -
     count, dim = state.shape
     return Lanes(
         parameter=parameter,
+        start=state,
         state=state,
+        last_step=np.zeros(count, state.dtype),
         steps=np.zeros(count, np.int64),
         streak=np.zeros(count, np.int32),
         outside=np.zeros(count, np.int32),
@@ -158,7 +161,7 @@ def _fresh_lanes(parameter: np.ndarray, state: np.ndarray, criteria: Criteria) -
 
 
 def _advance(advance: Advance, lanes: Lanes, until: np.ndarray) -> Any:
-    bytes_per_lane = lanes.state.itemsize * lanes.state.shape[1] * (advance.window + 8)
+    bytes_per_lane = lanes.state.itemsize * lanes.state.shape[1] * (advance.window + 9)
     return in_blocks(lambda block: compiled(advance, block), (lanes, until), block_size(bytes_per_lane))
 
 

@@ -16,14 +16,13 @@ from gdmap.ensembles.fates import Fate, Reason
 from gdmap.maps import Family
 from gdmap.objectives import AbstractObjective
 from gdmap.orbits import Cycles, is_on_a_family, refine_cycles
-from gdmap.orbits.cycles import null_basis
-from gdmap.spectra.dense import for_each, multipliers
+from gdmap.orbits.cycles import CONVERGED, NULL, evaluate_return_map, null_basis
+from gdmap.spectra.dense import for_each, is_symmetric, multipliers
 
 DENSE_LIMIT = 1000
-# How far Newton may carry a candidate: relative to the state for fixed points, to the diameter for cycles.
+# How far Newton may carry a candidate: relative to the way it has come, for cycles to the diameter.
 FIXED_POINT_BASIN = 1e-4
 CYCLE_BASIN = 1e-2
-NULL_CURVATURE = 1e-8
 MULTIPLIER_MARGIN = 1e-6
 # Rounding noise is taken from this many copies moved by a few ulps, and exceeded by at most this factor; a
 # refined point is known to this share of its norm.
@@ -108,45 +107,109 @@ class HessianAt(eqx.Module):
         return self.family.objective.hessian(self.family(parameter).parameters(state))
 
 
+def hessians_at(family: Family, parameter: np.ndarray, state: np.ndarray) -> np.ndarray:
+    """Hessians at many states, shape ``(lanes, dim, dim)``."""
+    block = block_size(32 * family.objective.dim**2, largest=16)
+    return np.asarray(on_lanes(HessianAt(family), (parameter, state), block))
+
+
 def observe(family: Family, parameter: np.ndarray, state: np.ndarray) -> Observed:
     """Losses, gradient norms and stationarity of many states."""
     return Observed(*on_lanes(Observer(family), (parameter, state), block_size(16 * state.shape[1])))
 
 
-def judge_fixed_points(family: Family, parameter: np.ndarray, state: np.ndarray, final: np.ndarray) -> Verdicts:
-    """Verdicts on states whose steps have become negligible.
-
-    ``final`` marks lanes that will not be iterated further; there an unstable critical point is named too.
-    """
+def judge_fixed_points(family: Family, parameter: np.ndarray, state: np.ndarray, start: np.ndarray) -> Verdicts:
+    """Verdicts on states, reached from ``start``, whose steps have become negligible."""
     verdicts = Verdicts.none(len(state), Reason.SLOW_CONVERGENCE)
     if state.shape[1] > DENSE_LIMIT:
         return _judge_large(family, parameter, state)
-    cycles = refine_cycles(family, parameter, state, 1)
+    scale = np.linalg.norm(state - start, axis=1)
+    cycles = refine_cycles(family, parameter, state, 1, scale)
     verdicts.reason[~cycles.converged] = Reason.DEGENERATE_CRITICAL_POINT
-    reach = FIXED_POINT_BASIN * (1 + np.linalg.norm(state, axis=1))
-    confirmed = np.flatnonzero(cycles.converged & (cycles.displacement <= reach))
-    if confirmed.size:
-        points = Cycles(*(field[confirmed] for field in cycles))
-        fate, reason = _classify_critical_points(family, parameter[confirmed], points)
+    rounding = 64 * np.finfo(state.dtype).eps * np.linalg.norm(state, axis=1)
+    near = cycles.converged & (cycles.displacement <= FIXED_POINT_BASIN * scale + rounding)
+    critical = np.flatnonzero(near)
+    if critical.size:
+        precision = CONVERGED * scale[critical] + rounding[critical]
+        points = Cycles(*(field[critical] for field in cycles))
+        critical = critical[_is_critical(family, parameter[critical], points, precision)]
+    if critical.size:
+        points = Cycles(*(field[critical] for field in cycles))
+        fate, reason = _classify_critical_points(family, parameter[critical], points)
+        stays = observe(family, parameter[critical], state[critical]).stationary
+        unstable = np.array(for_each(unstable_component, points.jacobian, state[critical] - points.points[:, 0]))
         radius = np.array([np.abs(values[0]) for values in for_each(multipliers, points.jacobian)])
-        stays = observe(family, parameter[confirmed], state[confirmed]).stationary
-        verdicts.fate[confirmed], verdicts.reason[confirmed] = fate, reason
-        verdicts.given[confirmed] = (fate != Fate.UNDECIDED) & (
-            (radius <= 1 + MULTIPLIER_MARGIN) | stays | final[confirmed]
-        )
+        attracts = (radius <= 1 + MULTIPLIER_MARGIN) & (fate == Fate.MINIMUM)
+        decided = fate != Fate.UNDECIDED
+        given = decided & (stays | attracts | (unstable == 0))
+        verdicts.fate[critical], verdicts.given[critical] = fate, given
+        verdicts.reason[critical] = np.where(decided & ~given, Reason.NEAR_UNSTABLE_ORBIT, reason)
     return verdicts
+
+
+def unstable_component(jacobian: np.ndarray, offset: np.ndarray) -> float:
+    """How far ``offset`` reaches into the unstable eigenspace of a symmetric Jacobian; infinite for others.
+
+    Zero only for an orbit exactly on the stable manifold of a point, where it stays although others leave.
+    """
+    if not is_symmetric(jacobian):
+        return float("inf")
+    eigenvalues, vectors = np.linalg.eigh(jacobian)
+    return float(np.linalg.norm(vectors[:, np.abs(eigenvalues) > 1 + 1e-14].T @ offset))
+
+
+def _is_critical(family: Family, parameter: np.ndarray, points: Cycles, precision: np.ndarray) -> np.ndarray:
+    """Whether the gradient itself vanishes at fixed points that Newton's method found to ``precision``.
+
+    A step can round to nothing on a plateau, and directions left out of the correction were never tested.
+    """
+    state = points.points[:, 0]
+    gradient, noise = gradient_and_noise(family, parameter, state)
+    curvature = np.array(for_each(_spectral_norm, hessians_at(family, parameter, state)))
+    tolerance = NOISE * (np.linalg.norm(noise, axis=2).max(axis=0) + curvature * precision)
+    bases = for_each(null_basis, points.jacobian)
+    return (np.linalg.norm(gradient, axis=1) <= tolerance) & is_level(gradient, noise, bases)
+
+
+def _spectral_norm(matrix: np.ndarray) -> float:
+    return float(np.linalg.norm(matrix, 2))
+
+
+def gradient_and_noise(family: Family, parameter: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Gradients ``(lanes, dim)`` and their changes ``(copies, lanes, dim)`` on copies moved by a few ulps."""
+    _, gradient = loss_and_gradient(family, parameter, state)
+    moved = [state + jitter * np.spacing(state) for jitter in jitters(state.shape[1])]
+    return gradient, np.stack([loss_and_gradient(family, parameter, near)[1] - gradient for near in moved])
+
+
+def is_level(gradient: np.ndarray, noise: np.ndarray, bases: list[np.ndarray]) -> np.ndarray:
+    """Whether the gradient along the given directions is no more than rounding noise, lane by lane.
+
+    An exponentially flat valley has a tiny but clean slope.
+    """
+    answer = np.ones(len(bases), bool)
+    eps = np.finfo(gradient.dtype).eps
+    for lane, basis in enumerate(bases):
+        along = basis @ gradient[lane]
+        slope = np.linalg.norm(along)
+        across = np.linalg.norm(gradient[lane] - along @ basis)
+        measured = max((np.linalg.norm(basis @ change) for change in noise[:, lane]), default=0.0)
+        answer[lane] = slope <= NOISE * (measured + eps * across)
+    return answer
+
+
+def jitters(dim: int) -> np.ndarray:
+    """Small integers, the same every time: displacements in units in the last place."""
+    return np.random.default_rng(0).integers(-3, 4, (JITTERS, dim))
 
 
 def _classify_critical_points(
     family: Family, parameter: np.ndarray, points: Cycles
 ) -> tuple[np.ndarray, np.ndarray]:
     state = points.points[:, 0]
-    hessians = on_lanes(
-        HessianAt(family), (parameter, state), block_size(32 * family.objective.dim**2, largest=16)
-    )
-    spectra = np.stack(for_each(np.linalg.eigvalsh, hessians))
+    spectra = np.stack(for_each(np.linalg.eigvalsh, hessians_at(family, parameter, state)))
     curvature = np.abs(spectra).max(axis=1)
-    threshold = NULL_CURVATURE * curvature
+    threshold = NULL * curvature
     excess = observe(family, parameter, state).excess
     fate = np.full(len(state), Fate.UNDECIDED, np.int8)
     reason = np.full(len(state), Reason.DEGENERATE_CRITICAL_POINT, np.int8)
@@ -155,8 +218,8 @@ def _classify_critical_points(
         lanes = lanes & (fate == Fate.UNDECIDED)
         fate[lanes], reason[lanes] = given_fate, given_reason
 
-    length = 1 + np.linalg.norm(state, axis=1)
-    at_optimum = _is_at_optimum(family.objective, excess, curvature * length**2)
+    size = np.linalg.norm(state, axis=1)
+    at_optimum = _is_at_optimum(family.objective, excess, curvature * size**2)
     assign(at_optimum, Fate.MINIMUM, Reason.KNOWN_OPTIMUM)
     if family.objective.critical_gap is not None:
         assign(~at_optimum, Fate.SADDLE, Reason.CRITICAL_POINT_ABOVE_OPTIMUM)
@@ -166,46 +229,39 @@ def _classify_critical_points(
     if flat.size:
         manifold = np.zeros(len(state), bool)
         manifold[flat] = _on_manifold_of_equal_loss(
-            family, parameter[flat], Cycles(*(field[flat] for field in points)), curvature[flat], length[flat]
+            family, parameter[flat], Cycles(*(field[flat] for field in points)), curvature[flat]
         )
         assign(manifold, Fate.MINIMUM, Reason.MANIFOLD_OF_MINIMA)
     return fate, reason
 
 
 def _on_manifold_of_equal_loss(
-    family: Family, parameter: np.ndarray, points: Cycles, curvature: np.ndarray, length: np.ndarray
+    family: Family, parameter: np.ndarray, points: Cycles, curvature: np.ndarray
 ) -> np.ndarray:
     """Whether the null directions of critical points are tangent to a manifold of critical points of equal loss.
 
-    The gradient along the null space and the change of the loss must both be rounding noise, measured on
-    copies of the point moved by units in the last place: an exponentially flat valley has a tiny but clean slope.
+    At the point found some way along them, too, gradient and change of loss must be rounding noise, so flat
+    directions of any order do not pass.
     """
     bases = for_each(null_basis, points.jacobian)
     lanes = np.flatnonzero([len(basis) > 0 for basis in bases])
     answer = np.zeros(len(bases), bool)
     if not lanes.size:
         return answer
-    parameter, curvature, length = parameter[lanes], curvature[lanes], length[lanes]
+    parameter, curvature = parameter[lanes], curvature[lanes]
     points, bases = Cycles(*(field[lanes] for field in points)), [bases[lane] for lane in lanes]
     state = points.points[:, 0]
+    size = np.linalg.norm(state, axis=1)
+    length = np.where(size > 0, size, 1.0)
     on_family, moved = is_on_a_family(family, parameter, points, bases, length)
-
-    def along_null_space(vectors: np.ndarray) -> np.ndarray:
-        return np.array([np.linalg.norm(basis @ v) for basis, v in zip(bases, vectors, strict=True)])
-
-    loss, gradient = loss_and_gradient(family, parameter, state)
+    loss, _ = loss_and_gradient(family, parameter, state)
     moved_loss, _ = loss_and_gradient(family, parameter, moved)
-    slope_noise, loss_noise = np.zeros(len(lanes)), np.zeros(len(lanes))
-    for jitter in np.random.default_rng(0).integers(-3, 4, (JITTERS, state.shape[1])):
-        near_loss, near_gradient = loss_and_gradient(family, parameter, state + jitter * np.spacing(state))
-        slope_noise = np.maximum(slope_noise, along_null_space(near_gradient - gradient))
-        loss_noise = np.maximum(loss_noise, np.abs(near_loss - loss))
-    eps = np.finfo(state.dtype).eps
-    level = along_null_space(gradient) <= NOISE * slope_noise + 4 * eps * curvature * length
-    equal = np.abs(moved_loss - loss) <= (
-        NOISE * (loss_noise + eps * np.abs(loss)) + curvature * (POSITION_ERROR * length) ** 2
-    )
-    answer[lanes] = on_family & level & equal
+    noise = np.finfo(state.dtype).eps * np.abs(loss)
+    for jitter in jitters(state.shape[1]):
+        near, _ = loss_and_gradient(family, parameter, state + jitter * np.spacing(state))
+        noise = np.maximum(noise, np.abs(near - loss))
+    equal = np.abs(moved_loss - loss) <= NOISE * noise + curvature * (POSITION_ERROR * length) ** 2
+    answer[lanes] = on_family & equal & is_level(*gradient_and_noise(family, parameter, moved), bases)
     return answer
 
 
@@ -219,9 +275,12 @@ def _is_at_optimum(objective: AbstractObjective, excess: np.ndarray, scale: np.n
 def _judge_large(family: Family, parameter: np.ndarray, state: np.ndarray) -> Verdicts:
     # Without a dense Jacobian only the loss itself can decide, where its critical values are known.
     verdicts = Verdicts.none(len(state), Reason.TOO_LARGE_TO_CONFIRM)
-    gap = family.objective.critical_gap
-    if gap is not None and np.isfinite(gap):
-        at_optimum = observe(family, parameter, state).excess <= 1e-8 * gap
+    if family.objective.knows_optimum:
+        observed = observe(family, parameter, state)
+        gap = family.objective.critical_gap
+        # Zero up to the rounding of the loss, unless the critical values say how small is small.
+        small = 16 * np.finfo(float).eps * np.abs(observed.loss)
+        at_optimum = observed.excess <= (1e-8 * gap if gap is not None and np.isfinite(gap) else small)
         verdicts.fate[at_optimum], verdicts.reason[at_optimum] = Fate.MINIMUM, Reason.KNOWN_OPTIMUM
         verdicts.given[at_optimum] = True
     return verdicts
@@ -235,7 +294,9 @@ def judge_cycles(family: Family, parameter: np.ndarray, state: np.ndarray, perio
         return verdicts
     for candidate in np.unique(period):
         lanes = np.flatnonzero(period == candidate)
-        cycles = refine_cycles(family, parameter[lanes], state[lanes], int(candidate))
+        points, _, _ = evaluate_return_map(family, parameter[lanes], state[lanes], int(candidate))
+        scale = np.linalg.norm(points - points[:, :1], axis=2).max(axis=1)
+        cycles = refine_cycles(family, parameter[lanes], state[lanes], int(candidate), scale)
         near = cycles.converged & (cycles.displacement <= CYCLE_BASIN * cycles.diameter())
         minimal = np.array([cycles.minimal_period(lane) if near[lane] else 1 for lane in range(len(lanes))])
         shorter = np.flatnonzero((minimal > 1) & (minimal < candidate))
@@ -269,7 +330,7 @@ def _judge_multipliers(family: Family, parameter: np.ndarray, cycles: Cycles) ->
     radius = np.array(for_each(radius_off_one, cycles.jacobian, neutral))
     reason = np.full(len(radius), Reason.CYCLE_CONFIRMED, np.int8)
     reason[radius > 1 - MULTIPLIER_MARGIN] = Reason.MARGINAL_MULTIPLIER
-    reason[radius > 1 + MULTIPLIER_MARGIN] = Reason.NEAR_UNSTABLE_CYCLE
+    reason[radius > 1 + MULTIPLIER_MARGIN] = Reason.NEAR_UNSTABLE_ORBIT
     reason[~verified] = Reason.CYCLE_NOT_CONFIRMED
     return reason
 

@@ -16,11 +16,12 @@ from gdmap.maps import Family
 from gdmap.spectra.dense import for_each
 
 NEWTON_STEPS = 6
-CONVERGED = 1e-10
-# Singular values of M - I below these shares of the largest count as zero: loosely at a rough first guess,
-# sharply at the refined point.
-ROUGH_NULL = 1e-7
-NULL = 1e-8
+CONVERGED = 1e-12
+# Singular values of M - I below this share of the largest count as zero.
+NULL = 1e-10
+# Newton's second correction must be this much smaller than its first: then the linear picture holds on the way
+# from the guess to the cycle.
+CONTRACTION = 0.1
 # A null direction is neutral if, this far along it relative to the scale of the cycle, there is another cycle.
 SHIFT = 1e-3
 
@@ -30,7 +31,8 @@ class Cycles(NamedTuple):
 
     ``points`` has shape ``(lanes, period, state_dim)``; ``jacobian`` is the derivative of ``G^p`` at the first
     point; ``defect`` is ``G^p(x) - x``; ``displacement`` the distance from the guess to the first point;
-    ``converged`` whether Newton's correction fell below `CONVERGED` relative to the state.
+    ``converged`` whether Newton's correction fell below `CONVERGED` of the scale, and the second one below
+    `CONTRACTION` of the first.
     """
 
     points: np.ndarray
@@ -89,26 +91,41 @@ def refine_cycles(
     parameter: np.ndarray,
     state: np.ndarray,
     period: int,
+    scale: np.ndarray,
     nullity: np.ndarray | None = None,
 ) -> Cycles:
     """Newton's method for ``G^p(x) = x`` from each row of ``state``, with minimum-norm corrections.
 
+    ``scale`` is the length that matters in each lane (the diameter of a cycle, the way an orbit has come).
     With ``nullity`` given, that many of the smallest singular values of ``M - I`` are left out of the
-    correction in each lane; otherwise those below `ROUGH_NULL` of the largest are.
+    correction in each lane; otherwise those below `NULL` of the largest are. The defect along the directions left
+    out is not corrected: whoever relies on a cycle must test it.
     """
     lanes = len(state)
     x = np.array(state)
     converged = np.zeros(lanes, dtype=bool)
     points, defect, jacobian = evaluate_return_map(family, parameter, x, period)
     pending = np.arange(lanes)
-    for _ in range(NEWTON_STEPS):
+    first_length = np.full(lanes, np.inf)
+    precision = CONVERGED * scale + 4 * np.finfo(x.dtype).eps * np.linalg.norm(x, axis=1)
+    for attempt in range(NEWTON_STEPS):
         skipped = [None] * len(pending) if nullity is None else list(nullity[pending])
         corrections = np.stack(for_each(minimum_norm_correction, jacobian[pending], defect[pending], skipped))
         finite = np.all(np.isfinite(corrections), axis=1)
         corrections, pending = corrections[finite], pending[finite]
         if not pending.size:
             break
-        small = np.linalg.norm(corrections, axis=1) <= CONVERGED * (1 + np.linalg.norm(x[pending], axis=1))
+        length = np.linalg.norm(corrections, axis=1)
+        small = length <= precision[pending]
+        if attempt == 0:
+            first_length[pending] = length
+        elif attempt == 1:
+            contracts = small | (length <= CONTRACTION * first_length[pending])
+            corrections, length, small, pending = (
+                values[contracts] for values in (corrections, length, small, pending)
+            )
+            if not pending.size:
+                break
         x[pending] += corrections
         points[pending], defect[pending], jacobian[pending] = evaluate_return_map(
             family, parameter[pending], x[pending], period
@@ -125,7 +142,7 @@ def minimum_norm_correction(jacobian: np.ndarray, defect: np.ndarray, nullity: i
     if not np.all(np.isfinite(jacobian)):
         return np.full_like(defect, np.nan)
     U, singular_values, Vt = np.linalg.svd(jacobian - np.eye(len(defect)))
-    kept = len(defect) - nullity if nullity is not None else count_above(singular_values, ROUGH_NULL)
+    kept = len(defect) - nullity if nullity is not None else count_above(singular_values, NULL)
     return -Vt[:kept].T @ ((U[:, :kept].T @ defect) / singular_values[:kept])
 
 
@@ -143,7 +160,7 @@ def null_basis(jacobian: np.ndarray) -> np.ndarray:
 def is_on_a_family(
     family: Family, parameter: np.ndarray, cycles: Cycles, bases: list[np.ndarray], scale: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Whether the null directions of each cycle are tangent to a family of cycles; the shifted cycles.
+    """Whether the null directions of each cycle are tangent to a family of cycles; the first points of others.
 
     Each cycle is moved by ``SHIFT * scale`` along one generic null direction and solved for again with the null
     space held fixed. It lies on a family if another cycle is found there: the defect vanishes (also along the
@@ -153,7 +170,9 @@ def is_on_a_family(
     directions = np.stack([generic_combination(basis) for basis in bases])
     first = cycles.points[:, 0]
     nullity = np.array([len(basis) for basis in bases])
-    moved = refine_cycles(family, parameter, first + shift[:, None] * directions, cycles.points.shape[1], nullity)
+    moved = refine_cycles(
+        family, parameter, first + shift[:, None] * directions, cycles.points.shape[1], scale, nullity
+    )
     stretch = np.array([np.abs(jacobian - np.eye(len(jacobian))).max() for jacobian in cycles.jacobian])
     kept = np.sum((moved.points[:, 0] - first) * directions, axis=1) >= 0.9 * shift
     smallest = 1e-8 * stretch * shift

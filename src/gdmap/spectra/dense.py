@@ -18,11 +18,12 @@ def for_each(function: Callable[..., Any], *sequences: Iterable[Any]) -> list[An
         return list(pool.map(function, *sequences))
 
 
+def is_symmetric(matrix: np.ndarray) -> bool:
+    """Whether a matrix is symmetric up to rounding."""
+    return bool(np.abs(matrix - matrix.T).max(initial=0.0) <= 1e-12 * np.abs(matrix).max(initial=0.0))
+
+
 def multipliers(jacobian: np.ndarray) -> np.ndarray:
     """The eigenvalues of a Jacobian, largest modulus first; real ones where it is symmetric."""
-    scale = np.abs(jacobian).max(initial=0.0)
-    if np.abs(jacobian - jacobian.T).max(initial=0.0) <= 1e-12 * scale:
-        eigenvalues = np.linalg.eigvalsh(jacobian)
-    else:
-        eigenvalues = np.linalg.eigvals(jacobian)
+    eigenvalues = np.linalg.eigvalsh(jacobian) if is_symmetric(jacobian) else np.linalg.eigvals(jacobian)
     return eigenvalues[np.argsort(-np.abs(eigenvalues), kind="stable")]
