@@ -26,10 +26,12 @@ class SharpnessBound:
     """A lower bound on the sharpness of every global minimum, and the layer scale that meets it.
 
     ``value = N max_v ||S v||^{2/N} ||C_r v||^{2-2/N} = min_t lambda_max(t^{N-1} S^T S + (N-1) C_r^T C_r / t)``;
-    ``scale`` is the minimising ``t``, ``direction`` the maximising unit vector ``v``.
+    ``scale`` is the minimising ``t``, ``direction`` the maximising unit vector ``v``. ``relative_error`` bounds
+    (as a first-order estimate) what rounding in the statistics and in the evaluation does to the value.
     """
 
     value: float
+    relative_error: float
     scale: float
     direction: np.ndarray
 
@@ -66,7 +68,8 @@ def minimal_sharpness_bound(network: LinearNetwork) -> SharpnessBound:
     inputs, outputs = S.T @ S, C.T @ C
     if N == 1:
         values, vectors = np.linalg.eigh(inputs)
-        return SharpnessBound(float(values[-1]), 1.0, vectors[:, -1])
+        v = vectors[:, -1]
+        return SharpnessBound(float(values[-1]), _relative_error(network, S, C, v), 1.0, v)
     if not np.any(C):
         raise ValueError("the optimum is zero: no positive lower bound on the sharpness exists")
 
@@ -95,7 +98,28 @@ def minimal_sharpness_bound(network: LinearNetwork) -> SharpnessBound:
             low, below = middle, v
     direction = _zero_slope_direction(functools.partial(slope, low), below, above)
     a, b = np.sum((S @ direction) ** 2), np.sum((C @ direction) ** 2)
-    return SharpnessBound(float(N * a ** (1 / N) * b ** (1 - 1 / N)), float(np.exp(low)), direction)
+    value = float(N * a ** (1 / N) * b ** (1 - 1 / N))
+    return SharpnessBound(value, _relative_error(network, S, C, direction), float(np.exp(low)), direction)
+
+
+def _relative_error(network: LinearNetwork, S: np.ndarray, C: np.ndarray, v: np.ndarray) -> float:
+    """First-order relative error of ``||S v||^{2/N} ||C_r v||^{2-2/N}``, with a safety factor for dimension.
+
+    The factorisation of the data has errors relative to the norms of inputs and targets, not to the parts
+    that matter; those of ``C`` grow with the condition number of the inputs in units of their columns.
+    """
+    N = network.depth
+    unit = 4 * (network.widths[0] + network.widths[-1] + N) * float(np.finfo(float).eps)
+    if network.is_whitened:
+        return unit
+    lengths = np.linalg.norm(S.T, axis=0)
+    singular_values = np.linalg.svd(S.T / np.where(lengths > 0, lengths, 1.0), compute_uv=False)
+    condition = singular_values[0] / singular_values[singular_values > unit * singular_values[0]][-1]
+    inputs = np.linalg.norm(S, 2) / np.linalg.norm(S @ v)
+    if N == 1:
+        return float(unit * 2 * inputs)
+    targets = condition * np.sqrt(network.target_energy) / np.linalg.norm(C @ v)
+    return float(unit * (2 / N * inputs + (2 - 2 / N) * targets))
 
 
 def _zero_slope_direction(slope: Any, below: np.ndarray, above: np.ndarray) -> np.ndarray:

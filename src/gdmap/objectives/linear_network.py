@@ -5,7 +5,7 @@ import operator
 from collections.abc import Sequence
 from dataclasses import fields
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -32,9 +32,9 @@ class LinearNetwork(AbstractObjective):
     """The square loss of a deep linear network ``x -> W_N ... W_1 x``.
 
     ``L(theta) = 1/(2m) sum_i ||W_N ... W_1 x_i - y_i||^2``, evaluated from sufficient statistics as
-    ``L_ls + 1/2 ||(W_N ... W_1 - W_ls) S||_F^2`` with ``S S^T = Sigma = X^T X / m`` the input covariance
-    (uncentred second moment), ``W_ls`` the least-squares map and ``L_ls`` its loss. So a step costs the same
-    for 100 and for 10 million samples, and nothing cancels near the optimum.
+    ``L_ls + 1/2 ||W_N ... W_1 S - C||_F^2``. Here ``S S^T = Sigma = X^T X / m`` is the input covariance
+    (uncentred second moment), ``C = W_ls S`` with ``W_ls`` the least-squares map, and ``L_ls`` its loss. So a
+    step costs the same for 100 and for 10 million samples, and nothing cancels near the optimum.
 
     ``theta`` is ``W_1, ..., W_N`` in that order, each ``(d_l, d_{l-1})`` and row-major. No biases.
 
@@ -60,6 +60,7 @@ class LinearNetwork(AbstractObjective):
     dim: int = eqx.field(static=True)
     least_squares: np.ndarray
     covariance_factor: np.ndarray | None
+    whitened_target: np.ndarray
     residual_loss: np.ndarray
     bottleneck_loss: np.ndarray
     samples: Samples | None = eqx.field(static=True)
@@ -84,15 +85,13 @@ class LinearNetwork(AbstractObjective):
         factor = triangular_factor(inputs, targets, probabilities)
         d0 = self.widths[0]
         S, cross = factor[:d0, :d0], factor[:d0, d0:]
-        # Rounding in the factor is relative to its largest entries, hence the cut-off of the pseudo-inverse.
-        cutoff = max(S.shape) * np.finfo(float).eps
-        least_squares = np.linalg.lstsq(S, cross, rcond=cutoff)[0].T
-        unexplained = cross - S @ least_squares.T
+        solved = solve_least_squares(S, cross)
+        unexplained = cross - solved.explained
         residual_loss = (np.sum(unexplained**2) + np.sum(factor[d0:, d0:] ** 2)) / 2
         self._fill(
             samples=Samples(inputs, targets, probabilities),
             provenance=provenance,
-            **statistics(self.widths, least_squares, S.T, residual_loss),
+            **statistics(self.widths, solved.solution.T, S.T, solved.explained.T, residual_loss),
         )
 
     @classmethod
@@ -110,12 +109,13 @@ class LinearNetwork(AbstractObjective):
             )
         if not np.all(np.isfinite(target)):
             raise ValueError("target_matrix holds values that are not finite")
+        check_magnitude(target, "target_matrix")
         network._fill(
             widths=sizes,
             dim=dim,
             samples=None,
             provenance="whitened data, given by the target matrix",
-            **statistics(sizes, target, None, 0.0),
+            **statistics(sizes, target, None, target, 0.0),
         )
         return network
 
@@ -132,7 +132,7 @@ class LinearNetwork(AbstractObjective):
         return network
 
     def evaluate(self, theta: Any) -> Any:
-        """``L_ls + 1/2 ||(W - W_ls) S||_F^2``."""
+        """``L_ls + 1/2 ||W S - C||_F^2``."""
         return jnp.asarray(self.residual_loss, theta.dtype) + self._misfit(theta)
 
     @entry_point
@@ -141,10 +141,10 @@ class LinearNetwork(AbstractObjective):
         return self._misfit(theta) - jnp.asarray(self.bottleneck_loss, theta.dtype)
 
     def _misfit(self, theta: Any) -> Any:
-        difference = self.product(theta) - jnp.asarray(self.least_squares, theta.dtype)
+        product = self.product(theta)
         if self.covariance_factor is not None:
-            difference = difference @ jnp.asarray(self.covariance_factor, theta.dtype)
-        return jnp.sum(difference**2) / 2
+            product = product @ jnp.asarray(self.covariance_factor, theta.dtype)
+        return jnp.sum((product - jnp.asarray(self.whitened_target, theta.dtype)) ** 2) / 2
 
     def matrices(self, theta: Any) -> list[Any]:
         """The weight matrices ``[W_1, ..., W_N]`` in ``theta``."""
@@ -200,11 +200,6 @@ class LinearNetwork(AbstractObjective):
     def target_energy(self) -> float:
         """``||Y||_F^2 / m``."""
         return float(np.sum(self.whitened_target**2) + 2 * self.residual_loss)
-
-    @property
-    def whitened_target(self) -> np.ndarray:
-        """``C = W_ls S``, whose singular values decide the critical points of the network."""
-        return whitened_target(self.least_squares, self.covariance_factor)
 
     @property
     def target_rank(self) -> int:
@@ -293,9 +288,32 @@ class LinearNetwork(AbstractObjective):
         }
 
 
-def whitened_target(least_squares: np.ndarray, covariance_factor: np.ndarray | None) -> np.ndarray:
-    """``C = W_ls S``."""
-    return least_squares if covariance_factor is None else least_squares @ covariance_factor
+class LeastSquares(NamedTuple):
+    """The minimum-norm solution ``x`` of ``a x = b`` and what it explains, ``a x`` without its rounding."""
+
+    solution: np.ndarray
+    explained: np.ndarray
+
+
+def solve_least_squares(a: np.ndarray, b: np.ndarray) -> LeastSquares:
+    """Least squares with a numerical rank that does not depend on the units of the columns of ``a``.
+
+    Singular values of ``a`` with columns of unit length count as zero below ``max(shape) eps``; the
+    pseudo-inverse solution is then taken in the original units.
+    """
+    lengths = np.linalg.norm(a, axis=0)
+    lengths = np.where(lengths > 0, lengths, 1.0)
+    U, singular_values, Vt = np.linalg.svd(a / lengths)
+    rank = int(np.sum(singular_values > max(a.shape) * np.finfo(float).eps * singular_values[0]))
+    if rank == min(a.shape):
+        x = (Vt.T / singular_values) @ (U.T @ b) / lengths[:, None]
+        return LeastSquares(x, b)
+    kept = U[:, :rank]
+    explained = kept @ (kept.T @ b)
+    # The equation a x = explained is solvable; its minimum-norm solution lies in the row space of a.
+    rows = np.linalg.qr((Vt[:rank] * lengths).T)[0]
+    particular = (Vt[:rank].T / singular_values[:rank]) @ (kept.T @ b) / lengths[:, None]
+    return LeastSquares(rows @ (rows.T @ particular), explained)
 
 
 def numerical_rank(target: np.ndarray, energy: float) -> int:
@@ -305,10 +323,13 @@ def numerical_rank(target: np.ndarray, energy: float) -> int:
 
 
 def statistics(
-    widths: tuple[int, ...], least_squares: np.ndarray, covariance_factor: np.ndarray | None, residual_loss: float
+    widths: tuple[int, ...],
+    least_squares: np.ndarray,
+    covariance_factor: np.ndarray | None,
+    target: np.ndarray,
+    residual_loss: float,
 ) -> dict[str, Any]:
     """The array fields of a network: what the data come to, and the loss that a bottleneck adds."""
-    target = whitened_target(least_squares, covariance_factor)
     energy = float(np.sum(target**2) + 2 * residual_loss)
     cut_off = 0.0
     if numerical_rank(target, energy) > min(widths):
@@ -316,6 +337,7 @@ def statistics(
     return {
         "least_squares": least_squares,
         "covariance_factor": covariance_factor,
+        "whitened_target": target,
         "residual_loss": np.asarray(residual_loss),
         "bottleneck_loss": np.asarray(cut_off),
     }
@@ -337,7 +359,7 @@ def checked_samples(array: Any, name: str, width: int, symbol: str) -> np.ndarra
     array = np.asarray(array)
     if array.dtype.kind not in "fiub":
         raise TypeError(f"{name} must hold numbers, got dtype {array.dtype}")
-    array = array.astype(np.float64, copy=False)
+    array = array.astype(np.float64)  # a copy: the caller may change theirs
     if array.ndim != 2:
         raise ValueError(
             f"{name} has shape {array.shape}, expected (samples, {symbol}); "
@@ -350,7 +372,17 @@ def checked_samples(array: Any, name: str, width: int, symbol: str) -> np.ndarra
     if not np.all(np.isfinite(array)):
         row = int(np.argwhere(~np.isfinite(array).all(axis=1))[0, 0])
         raise ValueError(f"{name} holds values that are not finite, first in row {row}: remove or impute them")
+    check_magnitude(array, name)
     return array
+
+
+def check_magnitude(array: np.ndarray, name: str) -> None:
+    """Refuse numbers whose squares leave the range of float64."""
+    largest = float(np.abs(array).max(initial=0.0))
+    if largest > 0 and not 1e-100 < largest < 1e100:
+        raise ValueError(
+            f"{name} has a largest entry of {largest:.3g}: rescale, its square leaves float64's range"
+        )
 
 
 def triangular_factor(inputs: np.ndarray, targets: np.ndarray, probabilities: np.ndarray | None) -> np.ndarray:

@@ -6,7 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from gdmap.bracket import Bracket
-from gdmap.minima import aligned_minimum, balanced_minimum, minimal_sharpness_bound, search_flattest_minimum
+from gdmap.minima import (
+    SharpnessBound,
+    aligned_minimum,
+    balanced_minimum,
+    minimal_sharpness_bound,
+    search_flattest_minimum,
+)
 from gdmap.objectives import AbstractObjective, LinearNetwork
 from gdmap.spectra import largest_eigenvalue
 
@@ -70,6 +76,8 @@ def critical_step_size(objective: AbstractObjective, *, restarts: int = 5, seed:
     ValueError
         If the inputs are all zero, so that the loss is constant.
     """
+    if isinstance(restarts, bool) or not isinstance(restarts, int) or restarts < 1:
+        raise ValueError(f"restarts must be a positive integer, got {restarts!r}")
     if not isinstance(objective, LinearNetwork):
         raise TypeError(
             f"critical_step_size knows LinearNetwork only, not {type(objective).__name__}: "
@@ -92,18 +100,17 @@ def critical_step_size(objective: AbstractObjective, *, restarts: int = 5, seed:
             else "Linear regression: the largest eigenvalue of the input covariance."
         )
     else:
-        return _searched(objective, bound.value, restarts, seed)
+        return _searched(objective, bound, restarts, seed)
     sharpness = largest_eigenvalue(objective, minimum)
-    lower = _lowered(objective, bound.value)
-    value = min(max(bound.value, lower), sharpness.upper)
-    bracket = Bracket(value, lower, sharpness.upper, "computed", reason)
+    margin = bound.relative_error * bound.value
+    bracket = Bracket(
+        bound.value,
+        min(bound.value - margin, sharpness.upper),
+        max(bound.value, sharpness.upper) + margin,
+        "computed",
+        reason,
+    )
     return CriticalStepSize(bracket.reciprocal(2.0, "2 / min sharpness"), bracket, minimum, reason)
-
-
-def _lowered(network: LinearNetwork, bound: float) -> float:
-    # The bound is evaluated from matrices of size d_0 and d_N with relative errors of that many ulps.
-    size = network.widths[0] + network.widths[-1] + network.depth
-    return bound * (1 - 4 * size * float(np.finfo(float).eps))
 
 
 def _arbitrarily_flat(network: LinearNetwork) -> CriticalStepSize:
@@ -115,16 +122,17 @@ def _arbitrarily_flat(network: LinearNetwork) -> CriticalStepSize:
     return CriticalStepSize(zero.reciprocal(2.0, reason), zero, np.zeros(network.dim), reason)
 
 
-def _searched(network: LinearNetwork, bound: float, restarts: int, seed: int) -> CriticalStepSize:
+def _searched(network: LinearNetwork, bound: SharpnessBound, restarts: int, seed: int) -> CriticalStepSize:
     minima = search_flattest_minimum(network, restarts, seed)
     sharpness = [largest_eigenvalue(network, theta) for theta in minima]
     best, worst = sharpness[0], sharpness[-1]
-    closed = best.upper - bound <= CLOSED * bound
+    closed = best.upper - bound.value <= CLOSED * bound.value
     reason = (
         "Bottleneck with a general input covariance: flattest of "
         f"{restarts} searched minima (their sharpness spreads from {best.value:.7g} to {worst.value:.7g}), "
-        f"above the lower bound {bound:.7g}."
+        f"above the lower bound {bound.value:.7g}."
     )
-    lower = min(_lowered(network, bound), best.value)
-    bracket = Bracket(best.value, lower, best.upper, "computed" if closed else "estimated", reason)
+    margin = bound.relative_error * bound.value
+    lower = min(bound.value - margin, best.value)
+    bracket = Bracket(best.value, lower, best.upper + margin, "computed" if closed else "estimated", reason)
     return CriticalStepSize(bracket.reciprocal(2.0, "2 / min sharpness"), bracket, minima[0], reason)
