@@ -47,6 +47,11 @@ def test_csv_with_and_without_header(tmp_path):
     assert "3 samples (x.csv, y.csv)" in encoded.provenance
 
 
+def test_comments_are_skipped(tmp_path):
+    commented = write(tmp_path, "x.csv", "# from the lab\n1,2\n3,4\n")
+    np.testing.assert_array_equal(read_files(commented, commented).inputs, [[1, 2], [3, 4]])
+
+
 def test_npz_and_npy(tmp_path):
     X, Y = np.arange(6.0).reshape(3, 2), np.arange(3)
     np.savez(tmp_path / "both.npz", inputs=X, targets=Y)
@@ -72,7 +77,16 @@ def test_bad_files(tmp_path):
         (write(tmp_path, "gap.csv", "1,2\n3,\n5,6\n"), good, ValueError, "sample 1, column 1"),
         (write(tmp_path, "inf.csv", "1\ninf\n2\n"), good, ValueError, "sample 1, column 0"),
         (write(tmp_path, "short.csv", "1\n2\n"), good, ValueError, "2 samples but targets .* has 3"),
-        (write(tmp_path, "ragged.csv", "1,2\n3,4,5\n6,7\n"), good, ValueError, "not a CSV table|missing"),
+        (write(tmp_path, "ragged.csv", "1,2\n3,4,5\n6,7\n"), good, ValueError, "rows of equal length"),
+        (
+            write(tmp_path, "short_header.csv", "a,b\n1,2,3\n4,5,6\n7,8,1\n"),
+            good,
+            ValueError,
+            "rows of equal length",
+        ),
+        (write(tmp_path, "numbered.csv", ",a\n0,1\n1,2\n2,3\n"), good, ValueError, "row numbers"),
+        (write(tmp_path, "typo.csv", "1,2O\n3,4\n5,7\n9,1\n"), good, ValueError, "mixes numbers and text"),
+        (write(tmp_path, "blank.csv", "1\n\n3\n"), good, ValueError, "sample 1, column 0"),
         (write(tmp_path, "data.txt", "1\n"), good, ValueError, "must end in .csv, .npz or .npy"),
         (good, None, ValueError, "targets is missing"),
         (tmp_path / "strange.npz", good, ValueError, "no array called 'inputs' .it has a, b"),

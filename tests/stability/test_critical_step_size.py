@@ -199,6 +199,48 @@ def test_smallest_positive_eigenvalue_is_not_bounded_below():
     )
 
 
+@pytest.mark.parametrize(("kind", "error"), [("plain", 1e-14), ("offset", 1e-11), ("correlated", 1e-9)])
+def test_the_bracket_contains_the_value_of_exact_arithmetic(kind, error):
+    mpmath = pytest.importorskip("mpmath")
+    rng = np.random.default_rng(5)
+    X, Y = rng.normal(size=(15, 2)), rng.normal(size=(15, 1))
+    if kind == "offset":
+        Y = Y + 1e4
+    elif kind == "correlated":
+        X[:, 1] = X[:, 0] + 1e-5 * X[:, 1]
+    with mpmath.workdps(50):
+        inputs, targets = mpmath.matrix(X.tolist()), mpmath.matrix(Y.tolist())
+        covariance = inputs.T * inputs / 15
+        values, vectors = mpmath.eigsy(covariance)
+        root = vectors * mpmath.diag([mpmath.sqrt(value) for value in values]) * vectors.T
+        target = (mpmath.inverse(covariance) * (inputs.T * targets / 15)).T * root
+        low, high = mpmath.mpf(-40), mpmath.mpf(40)
+
+        def dual(s):
+            return max(mpmath.eigsy(mpmath.exp(s) * root * root + mpmath.exp(-s) * target.T * target)[0])
+
+        for _ in range(230):  # ternary search of a convex function
+            third = (high - low) / 3
+            if dual(low + third) < dual(high - third):
+                high -= third
+            else:
+                low += third
+        exact = dual(low)
+        bracket = critical_step_size(LinearNetwork((2, 2, 1), X, Y)).min_sharpness
+        assert bracket.lower <= exact <= bracket.upper
+        assert abs(bracket.value - exact) <= error * exact
+
+
+def test_units_of_the_columns_do_not_matter():
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(40, 2))
+    for unit in (1.0, 1e-16, 1e-30):
+        network = LinearNetwork((2, 1), z * [1, unit], z[:, 1:])
+        assert network.optimal_value < 1e-28
+    with pytest.raises(ValueError, match="rescale"):
+        LinearNetwork((2, 1), z * 1e160, z[:, 1:])
+
+
 def test_other_objectives_are_refused(two_factors):
     with pytest.raises(TypeError, match="knows LinearNetwork only, not Function"):
         critical_step_size(two_factors)

@@ -57,7 +57,11 @@ def test_objectives_from_a_file(tmp_path):
     assert load_objective("mine.py:ready", tmp_path).dim == 3
     study = Study(objective=ObjectiveTable(file="mine.py:ready"), sweep=SweepTable((0.1,), 2), base=tmp_path)
     assert study.run(study.make_objective(), None, None).fate.shape == (1, 2)
+    (tmp_path / "wrong.py").write_text("def make():\n    return 1 / 0\n")
+    (tmp_path / "syntax.py").write_text("x = (\n")
     for reference, error, message in (
+        ("wrong.py:make", ValueError, "raised ZeroDivisionError"),
+        ("syntax.py:make", ValueError, "syntax.py, line 1 raised SyntaxError"),
         ("mine.py:number", ValueError, "not a gdmap objective"),
         ("mine.py:nothing", ValueError, "defines no 'nothing'"),
         ("mine.py", ValueError, "path/to/file.py:name"),
@@ -73,6 +77,12 @@ def test_objectives_from_a_file(tmp_path):
         ("[data\n", "not a TOML file"),
         ("[dat]\n", r"unknown tables \['dat'\]"),
         ("data = 3\n", r"\[data\] must be a table"),
+        ("[sweep]\nstarts = 2.5\n", "starts in .sweep. must be int, got 2.5"),
+        ("[sweep]\nscale = true\n", "scale in .sweep. must be"),
+        ("[sweep]\nstep_sizes = 0.5\n", "step_sizes in .sweep. must be"),
+        ("[data]\ncentre = 'x'\n", "centre in .data. must be"),
+        ("[objective]\nfile = 5\n", "file in .objective. must be"),
+        ("[objective]\nhidden = 8\n", "hidden in .objective. must be"),
         ("[sweep]\nstep_size = [0.1]\n", r"\[sweep\] has unknown keys \['step_size'\]"),
     ],
 )

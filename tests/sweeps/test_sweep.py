@@ -160,6 +160,43 @@ def test_a_damaged_chunk_is_computed_again(reference, tmp_path, damage):
     assert_same_numbers(reference, sweep(NETWORK, STEP_SIZES, **ARGUMENTS, store=path, chunk_size=40))
 
 
+@pytest.mark.parametrize("name", ["fraction", "fraction_lower", "step_size", "start"])
+def test_summary_and_coordinates_are_mended(reference, tmp_path, name):
+    path = tmp_path / "s.zarr"
+    sweep(NETWORK, STEP_SIZES, **ARGUMENTS, store=path)
+    for chunk in [file for file in (path / name).rglob("*") if file.is_file() and file.name != "zarr.json"]:
+        chunk.unlink()
+    assert_same_numbers(reference, sweep(NETWORK, STEP_SIZES, **ARGUMENTS, store=path))
+    np.testing.assert_array_equal(xr.open_zarr(path)[name], reference[name])
+
+
+@pytest.mark.parametrize("content", ["{", "{}", None])
+def test_damaged_metadata_are_refused_or_do_no_harm(tmp_path, content):
+    path = tmp_path / "s.zarr"
+    truth = sweep(NETWORK, [0.5], 3, 200, store=path)
+    for metadata, harmless in ((path / "loss" / "zarr.json", True), (path / "zarr.json", False)):
+        if content is None:
+            metadata.unlink()
+        else:
+            metadata.write_text(content)
+        if harmless:  # the root of a finished store holds a copy
+            assert_same_numbers(truth, sweep(NETWORK, [0.5], 3, 200, store=path))
+        else:
+            with pytest.raises(StoreError, match="is not a gdmap sweep"):
+                sweep(NETWORK, [0.5], 3, 200, store=path)
+
+
+def test_losses_that_differ_in_an_inner_constant_are_told_apart(tmp_path):
+    def make(weights):
+        weights = jax.numpy.asarray(weights)
+        return Function(jax.jit(lambda w: jax.numpy.sum(weights * (w**2 - 1) ** 2) / 4), 2)
+
+    arguments = {"starts": 4, "max_steps": 100, "store": tmp_path / "s.zarr"}
+    sweep(make([1.0, 1.0]), [0.4], **arguments)
+    with pytest.raises(StoreError, match="another study"):
+        sweep(make([4.0, 4.0]), [0.4], **arguments)
+
+
 SCRIPT = """
 import sys, numpy as np, gdmap
 network = gdmap.LinearNetwork.whitened((2, 2, 2), np.diag([1.0, 0.5]))

@@ -89,9 +89,9 @@ def sweep(
     described = described_study(
         study, digits, inputs, targets, one_hot, components, centre, input_scale, hidden, objective, table
     )
-    if (range_ or number) and (study or step_size):
+    if (range_ is not None or number is not None) and (study or step_size):
         raise ValueError("--range and --number go without --step-size and without a study file")
-    run_study(described, range_ or (0.5, 1.5), number or 24, out, json_)
+    run_study(described, range_ or (0.5, 1.5), 24 if number is None else number, out, json_)
 
 
 def run_study(

@@ -1,5 +1,6 @@
 """The user's own CSV and NPZ files."""
 
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -85,15 +86,23 @@ def read_array(path: Path, name: str) -> np.ndarray:
 
 
 def read_csv(path: Path, name: str) -> np.ndarray:
-    """A CSV file of numbers; a first row that is not all numbers is its header."""
+    """A CSV file of numbers, one sample per line; a first row without any number is its header.
+
+    Lines beginning with ``#`` are comments. Nothing is skipped silently: blank cells and lines, rows of
+    another length and columns without a name are errors.
+    """
+    options: Any = {"index_col": False, "skip_blank_lines": False, "skipinitialspace": True, "comment": "#"}
     try:
-        first = pd.read_csv(path, header=None, nrows=1)
-        header = None if is_numeric(first) else 0
-        table = pd.read_csv(path, header=header, skipinitialspace=True)
+        with warnings.catch_warnings():
+            # A row longer than the others would lose its end with a warning only.
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            first = pd.read_csv(path, header=None, nrows=1, dtype=str, **{**options, "skip_blank_lines": True})
+            has_header = is_header(first.iloc[0].tolist(), path, name)
+            table = pd.read_csv(path, header=0 if has_header else None, **options)
     except pd.errors.EmptyDataError:
         raise ValueError(f"{name}: {path} is empty") from None
-    except (pd.errors.ParserError, UnicodeDecodeError) as error:
-        raise ValueError(f"{name}: {path} is not a CSV table ({error})") from None
+    except (pd.errors.ParserError, pd.errors.ParserWarning, UnicodeDecodeError) as error:
+        raise ValueError(f"{name}: {path} is not a CSV table with rows of equal length ({error})") from None
     if not len(table):
         raise ValueError(f"{name}: {path} has a header but no samples")
     for column in table.columns:
@@ -102,6 +111,29 @@ def read_csv(path: Path, name: str) -> np.ndarray:
                 f"{name}: column {column!r} of {path} holds text: encode it as numbers, or drop the column"
             )
     return table.to_numpy()
+
+
+def is_header(cells: list[Any], path: Path, name: str) -> bool:
+    """Whether the first row of a table names its columns; an error if it is neither names nor numbers."""
+    numeric = [is_number(cell) for cell in cells]
+    if all(numeric):
+        return False
+    if any(isinstance(cell, float) for cell in cells):  # pandas reads an empty cell as NaN
+        raise ValueError(
+            f"{name}: the first row of {path} has an empty cell: a missing value, or row numbers without a "
+            "column name (leave them out when writing the file)"
+        )
+    if any(numeric):
+        raise ValueError(f"{name}: the first row of {path} mixes numbers and text: neither header nor sample")
+    return True
+
+
+def is_number(cell: Any) -> bool:
+    """Whether a cell of text reads as a number."""
+    try:
+        return isinstance(cell, str) and float(cell) == float(cell)
+    except ValueError:
+        return False
 
 
 def is_numeric(table: pd.DataFrame) -> bool:

@@ -82,13 +82,14 @@ def checked_criteria(criteria: Criteria) -> Criteria:
     """The criteria as plain numbers, or an error naming the one that makes no sense."""
     for name in ("max_steps", "max_period"):
         value = getattr(criteria, name)
-        if isinstance(value, bool) or int(value) != value or value < 1:
+        whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+        if not whole or value < 1:
             raise ValueError(f"{name} must be a positive integer, got {value!r}")
     if criteria.max_period > 250:
         raise ValueError(f"max_period is at most 250 (longer periods are found too), got {criteria.max_period}")
     for name in ("step_tolerance", "period_tolerance", "escape_radius"):
         value = getattr(criteria, name)
-        if not np.isfinite(value) or value <= 0:
+        if not isinstance(value, (int, float, np.number)) or not np.isfinite(value) or value <= 0:
             raise ValueError(f"{name} must be positive and finite, got {value!r}")
     return Criteria(
         int(criteria.max_steps),

@@ -53,7 +53,11 @@ class GradientDescent(Map):
 
 def checked_step_size(step_size: Any) -> float:
     """``step_size`` as a float, or an error naming it if it is not a positive finite number."""
-    if isinstance(step_size, (str, bytes)) or np.ndim(step_size) != 0 or isinstance(step_size, jax.core.Tracer):
+    if (
+        isinstance(step_size, (str, bytes, bool))
+        or np.ndim(step_size) != 0
+        or isinstance(step_size, jax.core.Tracer)
+    ):
         raise ValueError(f"step_size must be one positive finite number, got {step_size!r}")
     try:
         size = float(step_size)

@@ -15,7 +15,8 @@ class AbstractObjective(eqx.Module):
     """A loss ``L: R^dim -> R``, written once in JAX; everything else is derived from that one trace.
 
     A subclass defines ``dim`` and the traceable ``evaluate(theta)``. Objectives are Equinox modules (their
-    arrays are the data, kept as NumPy), so they may be passed through ``jax.jit`` and ``jax.vmap``.
+    arrays are the data, kept as NumPy); their methods may be used under ``jax.jit``, ``jax.grad`` and
+    ``jax.vmap``, and they themselves as arguments under ``equinox.filter_jit``.
 
     Every method takes ``theta`` of shape ``(dim,)`` and computes in the dtype of ``theta``: NumPy float64 in,
     NumPy float64 out, without any JAX configuration. Values are floating point (status *computed*).
@@ -124,6 +125,6 @@ def checked_optimal_value(optimal_value: float | None) -> float | None:
     """``optimal_value`` as a float, or an error if it is not a finite number."""
     if optimal_value is None:
         return None
-    if not np.isfinite(optimal_value):
+    if not isinstance(optimal_value, (int, float, np.number)) or not np.isfinite(optimal_value):
         raise ValueError(f"optimal_value must be finite, got {optimal_value!r}; leave it out if unknown")
     return float(optimal_value)

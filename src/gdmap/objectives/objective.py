@@ -179,7 +179,7 @@ def checked_data(data: Any) -> Any:
     """``data`` as a tuple of NumPy pytrees with one common leading length, all finite."""
     if not isinstance(data, tuple):
         raise TypeError(f"data must be a tuple such as (x, y), got {type(data).__name__}")
-    data = jax.tree.map(np.asarray, data)
+    data = jax.tree.map(np.array, data)  # copies: the caller may change theirs
     leaves = jax.tree_util.tree_leaves_with_path(data)
     lengths = {}
     for path, leaf in leaves:

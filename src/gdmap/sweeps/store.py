@@ -72,33 +72,38 @@ class Store:
         self.dims = tuple(coordinates)
         self.shape = tuple(len(values) for values in coordinates.values())
         self.chunk = chunk
-        coordinates = {**coordinates, "fate_name": np.array(fate_names, dtype=object)}
+        self.coordinates = coordinates
+        self.fate_names = fate_names
         if self.path is None:
             self.target: Any = zarr.storage.MemoryStore()
-            self._create(self.target, coordinates)
+            self._create(self.target)
         else:
             self.target = str(self.path)
             if self.path.exists() and not (self.path.is_dir() and not any(self.path.iterdir())):
                 self._check_plan()
             else:
-                self._create_on_disk(coordinates)
+                self._create_on_disk()
         with self._failures("opened"):
             self.group = zarr.open_group(self.target, mode="r+")
+            for name in (*DTYPES, *SUMMARY, *self.coordinates, DIGEST):
+                self.group[name]
 
-    def _create_on_disk(self, coordinates: dict[str, Any]) -> None:
+    def _create_on_disk(self) -> None:
         # Made aside and renamed, so that a store is there whole or not at all.
         assert self.path is not None
         aside = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         with self._failures("made"):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                self._create(str(aside), coordinates)
+                self._create(str(aside))
                 aside.rename(self.path)
             finally:
                 shutil.rmtree(aside, ignore_errors=True)
 
-    def _create(self, target: Any, coordinates: dict[str, Any]) -> None:
-        xr.Dataset(coords=coordinates).to_zarr(target, mode="w", consolidated=False, zarr_format=3)
+    def _create(self, target: Any) -> None:
+        names = np.array(self.fate_names, dtype=object)
+        coordinates = xr.Dataset(coords={**self.coordinates, "fate_name": names})
+        coordinates.to_zarr(target, mode="w", consolidated=False, zarr_format=3)
         group = zarr.open_group(target, mode="r+")
         for name, dtype in DTYPES.items():
             group.create_array(
@@ -109,7 +114,7 @@ class Store:
                 fill_value=0,
                 dimension_names=self.dims,
             )
-        summary_shape = (*self.shape[:-1], len(coordinates["fate_name"]))
+        summary_shape = (*self.shape[:-1], len(self.fate_names))
         for name in SUMMARY:
             group.create_array(
                 name,
@@ -134,7 +139,7 @@ class Store:
         try:
             attributes = dict(zarr.open_group(self.target, mode="r").attrs)
             found: Any = attributes[PLAN]
-        except (OSError, KeyError, ValueError):
+        except (OSError, KeyError, ValueError, TypeError):
             raise StoreError(f"store: {self.path} exists but is not a gdmap sweep; choose another path") from None
         there, now = flat_record(found), flat_record(self.plan)
         different = [name for name in sorted({*there, *now}) if there.get(name) != now.get(name)]
@@ -167,14 +172,13 @@ class Store:
 
     def is_finished(self, index: tuple[int, ...], region: Region) -> bool:
         """Whether a chunk is there whole: it has a digest and its data agree with it."""
-        with self._failures("read"):
+        try:
             digest = int(np.asarray(self.group[DIGEST][index]))  # type: ignore[index]
             if digest == 0:
                 return False
-            try:
-                data = {name: np.asarray(self.group[name][region]) for name in DTYPES}  # type: ignore[index]
-            except (ValueError, RuntimeError):  # a file that does not decode
-                return False
+            data = {name: np.asarray(self.group[name][region]) for name in DTYPES}  # type: ignore[index]
+        except (OSError, ValueError, RuntimeError):  # a file that cannot be read or decoded
+            return False
         return chunk_digest(data) == digest
 
     def write(self, index: tuple[int, ...], region: Region, data: dict[str, np.ndarray]) -> None:
@@ -186,36 +190,52 @@ class Store:
                 self.group[name][region] = block  # type: ignore[index]
             self.group[DIGEST][index] = np.uint64(chunk_digest(data))  # type: ignore[index]
 
-    @property
-    def is_complete(self) -> bool:
-        """Whether every chunk and the summary are there."""
-        return bool(self.group.attrs.get(COMPLETE, False))
-
     def finish(self, summary: xr.Dataset, attributes: dict[str, dict[str, Any]]) -> None:
-        """Add the summary and the attributes of the variables once every chunk is there."""
+        """Add the summary and the attributes of the variables once every chunk is there (again if damaged)."""
+        if self.group.attrs.get(COMPLETE) and self._is_intact(summary):
+            return
         with self._failures("written"), warnings.catch_warnings():
             # Consolidated metadata is an extension of Zarr 3; it spares readers a warning.
             warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
+            for name, values in self.coordinates.items():
+                self.group[name][:] = np.asarray(values)  # type: ignore[index]
             for name in SUMMARY:
-                self.group[name][:] = summary[name].transpose(..., "fate_name").values  # type: ignore[index]
+                self.group[name][:] = summary[name].values  # type: ignore[index]
                 self.group[name].attrs.update(summary[name].attrs)
             for name, values in attributes.items():
                 self.group[name].attrs.update(values)
             self.group.attrs[COMPLETE] = True
             zarr.consolidate_metadata(self.target)
 
+    def _is_intact(self, summary: xr.Dataset) -> bool:
+        expected = {name: summary[name].values for name in SUMMARY} | self.coordinates
+        try:
+            return all(
+                np.array_equal(np.asarray(self.group[name][:]), np.asarray(values))  # type: ignore[index]
+                for name, values in expected.items()
+            )
+        except (OSError, ValueError, RuntimeError):
+            return False
+
     def load(self) -> xr.Dataset:
-        """The stored dataset, in memory, without the bookkeeping of chunks; the plan is an attribute (JSON)."""
+        """The variables of all trajectories, in memory; coordinates and plan are those of the arguments."""
         with self._failures("read"):
-            dataset = xr.open_zarr(self.target, consolidated=False, chunks=None).drop_vars(DIGEST).load()
-        dataset = dataset.assign_coords(fate_name=[str(name) for name in dataset["fate_name"].values])
-        dataset.attrs = {PLAN: json.dumps(self.plan), "status": "computed"}
-        return dataset[[*DTYPES, *SUMMARY]]
+            variables = {
+                name: (self.dims, np.asarray(self.group[name][...]).astype(dtype))  # type: ignore[index]
+                for name, dtype in DTYPES.items()
+            }
+        attributes = {PLAN: json.dumps(self.plan), "status": "computed"}
+        return xr.Dataset(variables, coords=self.coordinates, attrs=attributes)
 
     @contextlib.contextmanager
     def _failures(self, verb: str) -> Iterator[None]:
         try:
             yield
+        except (KeyError, ValueError, TypeError) as error:
+            raise StoreError(
+                f"store: {self.path} is damaged and cannot be {verb} ({type(error).__name__}: {error}). "
+                "Choose another path, or delete it and run again"
+            ) from error
         except OSError as error:
             raise StoreError(
                 f"store: {self.path} cannot be {verb} ({error.strerror or error}). Free space or choose a "

@@ -1,10 +1,12 @@
 """Studies described by a TOML file: data, objective and sweep."""
 
+import contextlib
 import importlib.util
 import os
 import sys
 import tomllib
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -155,14 +157,30 @@ def read_study(path: str | Path) -> Study:
 
 
 def read_table(values: Any, name: str, kind: type) -> Any:
-    """One table of a study, with lists made tuples, or an error that names an unknown key."""
-    known = [entry.name for entry in fields(kind)]
+    """One table of a study, with lists made tuples, or an error that names an unknown or ill-typed key."""
+    known = {entry.name: entry.type for entry in fields(kind)}
     if not isinstance(values, dict):
         raise ValueError(f"study: [{name}] must be a table")
     unknown = sorted(set(values) - set(known))
     if unknown:
-        raise ValueError(f"study: [{name}] has unknown keys {unknown}; it may have {known}")
-    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+        raise ValueError(f"study: [{name}] has unknown keys {unknown}; it may have {list(known)}")
+    made = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    for key, value in made.items():
+        if not has_type(value, known[key]):
+            wanted = getattr(known[key], "__name__", None) or str(known[key])
+            raise ValueError(f"study: {key} in [{name}] must be {wanted}, got {values[key]!r}")
+    return kind(**made)
+
+
+def has_type(value: Any, annotation: Any) -> bool:
+    """Whether a TOML value fits the annotation of a field; a boolean is no number."""
+    if isinstance(annotation, types.UnionType):
+        return any(has_type(value, option) for option in annotation.__args__)
+    if isinstance(annotation, types.GenericAlias):
+        return isinstance(value, tuple) and all(has_type(entry, annotation.__args__[0]) for entry in value)
+    if isinstance(value, bool) or annotation is bool:
+        return isinstance(value, bool) and annotation is bool
+    return isinstance(value, (int, float) if annotation is float else annotation)
 
 
 def load_objective(reference: str, base: Path = Path()) -> AbstractObjective:
@@ -184,15 +202,26 @@ def load_objective(reference: str, base: Path = Path()) -> AbstractObjective:
         raise ValueError(f"objective: {path} is not a Python file")
     module = importlib.util.module_from_spec(specification)
     sys.modules[specification.name] = module
-    specification.loader.exec_module(module)
+    with _failures_of(path):
+        specification.loader.exec_module(module)
     if not hasattr(module, name):
         raise ValueError(f"objective: {path} defines no {name!r}")
     found = getattr(module, name)
     if not isinstance(found, AbstractObjective) and callable(found):
-        found = found()
+        with _failures_of(path):
+            found = found()
     if not isinstance(found, AbstractObjective):
         raise ValueError(
             f"objective: {reference} is a {type(found).__name__}, not a gdmap objective: wrap the loss in "
             "gdmap.Function(loss, dim) or gdmap.Objective(loss, params)"
         )
     return found
+
+
+@contextlib.contextmanager
+def _failures_of(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        line = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
+        raise ValueError(f"objective: {path}{line} raised {type(error).__name__}: {error}") from error

@@ -10,6 +10,7 @@ import xarray as xr
 from gdmap.engines.trace import array_digest, trace_fingerprint
 from gdmap.ensembles.ensemble import (
     ATTRIBUTES,
+    annotate,
     checked_criteria,
     environment,
     trajectory_variables,
@@ -91,6 +92,10 @@ def sweep(
     StoreError
         If the store belongs to another study or cannot be written.
     """
+    if not isinstance(objective, AbstractObjective):
+        raise TypeError(f"objective must be a gdmap objective such as Function(f, dim), got {objective!r}")
+    if not callable(map):
+        raise TypeError(f"map must be a function of (objective, step_size), got {map!r}")
     criteria = checked_criteria(Criteria(max_steps, step_tolerance, period_tolerance, max_period, escape_radius))
     etas = checked_step_sizes(step_sizes)
     scales = checked_scales(scale)
@@ -154,11 +159,11 @@ def run_chunk(
 
 
 def _finished(results: Store) -> xr.Dataset:
-    if not results.is_complete:
-        dataset = results.load()
-        used = {name: ATTRIBUTES[name] for name in ATTRIBUTES if name in dataset.variables}
-        results.finish(fate_fractions(dataset["fate"]), used)
-    return results.load()
+    dataset = annotate(results.load())
+    dataset = dataset.merge(fate_fractions(dataset["fate"]), combine_attrs="override")
+    used = {name: ATTRIBUTES[name] for name in ATTRIBUTES if name in dataset.variables}
+    results.finish(dataset, used)
+    return dataset
 
 
 def checked_step_sizes(step_sizes: Any) -> np.ndarray:
@@ -176,7 +181,10 @@ def checked_step_sizes(step_sizes: Any) -> np.ndarray:
 
 def checked_scales(scale: Any) -> np.ndarray:
     """Scales of the starts as a float64 vector of distinct positive numbers."""
-    scales = np.atleast_1d(np.asarray(scale, dtype=np.float64))
+    try:
+        scales = np.atleast_1d(np.asarray(scale, dtype=np.float64))
+    except (TypeError, ValueError):
+        raise ValueError(f"scale must be a positive number or a list of them, got {scale!r}") from None
     if scales.ndim != 1 or not scales.size or not np.all(np.isfinite(scales)) or np.any(scales <= 0):
         raise ValueError(f"scale must be positive and finite (a number or a list of them), got {scale!r}")
     if len(np.unique(scales)) != len(scales):
