@@ -297,6 +297,11 @@ def test_single_precision_starts_stay_single():
     result = ensemble(GradientDescent(DOUBLE_WELL, 0.5), np.array([[0.4]], np.float32))
     assert result.state.dtype == np.float32
     assert fate_names(result)[0] == "minimum"
+    valley = Function(lambda w: (w[0] * w[1] - 1) ** 2 / 2, 2)
+    result = ensemble(GradientDescent(valley, 0.3), gaussian_starts(40, 2, scale=0.5).astype(np.float32))
+    assert set(reason_names(result)) == {"manifold_of_minima"}
+    result = ensemble(GradientDescent(valley, 1.1), gaussian_starts(40, 2, scale=0.5).astype(np.float32))
+    assert np.mean((fate_names(result) == "periodic") & (result.period == 2)) > 0.8
 
 
 def test_per_sample_objectives_and_progress():

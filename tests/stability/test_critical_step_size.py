@@ -1,5 +1,7 @@
 """Thresholds of linear networks: theory 2.4 and 6.1, and the proof in docs/critical-step-size.md."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -188,6 +190,74 @@ def test_family_with_unbounded_stable_minima():
     for t in (0.0, 1.0, 10.0, 1000.0):
         theta = network.ravel([np.array([[1.0], [0.0]]), np.diag([1.0, t]), np.array([[1.0, 0.0]])])
         np.testing.assert_allclose(np.linalg.eigvalsh(network.hessian(theta)), [0] * 7 + [3], atol=1e-9)
+
+
+@pytest.mark.parametrize("a", [1.0, 2.0, 10.0])
+def test_spectrum_along_a_bottleneck(a):
+    # theory 2.4: widths (2, 1, 2), the rank-one optimum of diag(2, 1), factors a and b with a b = 2.
+    network, b = whitened((2, 1, 2), np.diag([2.0, 1.0])), 2.0 / a
+    theta = network.ravel([np.array([[b, 0.0]]), np.array([[a], [0.0]])])
+    middle, spread = (a * a + b * b) / 2, np.sqrt(((a * a - b * b) / 2) ** 2 + 1)
+    expected = sorted([0, a * a + b * b, middle + spread, middle - spread])
+    np.testing.assert_allclose(np.linalg.eigvalsh(network.hessian(theta)), expected, atol=1e-12)
+    if a == 10:
+        assert middle - spread == pytest.approx(0.029997, abs=1e-6)
+
+
+@pytest.mark.parametrize("point", [(1.0, 1.0), (2.0, 0.5), (-0.1, -10.0)])
+def test_spectrum_of_the_product_of_two(point):
+    x, y = point  # theory 6.1: on x y = 1 the spectrum is {0, x^2 + y^2}
+    network = whitened((1, 1, 1), [[1.0]])
+    np.testing.assert_allclose(
+        np.linalg.eigvalsh(network.hessian(np.array(point))), [0, x * x + y * y], atol=1e-12
+    )
+    eta = 0.3
+    determinant = (1 - eta * x * x) * (1 - eta * y * y) - eta**2 * (2 * x * y - 1) ** 2
+    jacobian = gdmap.GradientDescent(network, eta).jacobian(np.array(point))
+    assert np.linalg.det(jacobian) == pytest.approx(determinant, rel=1e-12)
+
+
+def test_sharpness_of_the_product_of_three():
+    network = whitened((1, 1, 1, 1), [[1.0]])
+    for x, y in ((1.0, 1.0), (2.0, 0.5), (0.3, -1.5)):
+        z = 1 / (x * y)
+        top = np.linalg.eigvalsh(network.hessian(np.array([x, y, z])))[-1]
+        assert top == pytest.approx(x**-2 + y**-2 + z**-2, rel=1e-12)
+
+
+@pytest.mark.parametrize("widths", [(1, 1, 1), (2, 2, 2), (3, 1, 3), (2, 3, 1, 3, 2), (3, 2, 4), (2, 4, 3, 2)])
+def test_dimension_of_the_set_of_minima(widths):
+    # theory 2.2: n - r (d_0 + d_N - r) with r = min(widths), for an optimum of full rank r.
+    target = np.random.default_rng(1).normal(size=(widths[-1], widths[0]))
+    network, rank = whitened(widths, target), min(widths)
+    eigenvalues = np.linalg.eigvalsh(network.hessian(critical_step_size(network).minimum))
+    nullity = np.sum(np.abs(eigenvalues) < 1e-10 * eigenvalues[-1])
+    assert nullity == network.dim - rank * (widths[0] + widths[-1] - rank)
+
+
+@pytest.mark.parametrize(("widths", "spread"), [((2, 3, 1, 3, 2), None), ((3, 1, 3), None), ((3, 2, 4), 2.0)])
+def test_no_minimum_behind_a_bottleneck_is_flatter_than_the_bound(widths, spread):
+    # Random minima: factors of the optimum, changed by random invertible matrices between the layers.
+    target = np.random.default_rng(2).normal(size=(widths[-1], widths[0]))
+    network = whitened(widths, target) if spread is None else random_network(3, widths, spread=spread)
+    rank = min(widths)
+    lower = critical_step_size(network, restarts=1).min_sharpness.lower
+    U, s, Vt = np.linalg.svd(network.optimum)
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        gauges = [np.eye(rank), *(rng.normal(size=(rank, rank)) for _ in widths[1:-1]), np.eye(rank)]
+        layers = []
+        for level, (columns, rows) in enumerate(pairwise(widths)):
+            core = gauges[level + 1] @ np.linalg.inv(gauges[level])
+            if level == 0:
+                core = core * s[:rank] @ Vt[:rank] if len(widths) > 2 else core
+            layer = np.zeros((rows, columns))
+            layer[: core.shape[0], : core.shape[1]] = core
+            layers.append(layer)
+        layers[-1] = U[:, :rank] @ layers[-1][:rank]
+        theta = network.ravel(layers)
+        assert abs(float(network.excess(theta))) < 1e-10
+        assert np.linalg.eigvalsh(network.hessian(theta))[-1] >= lower
 
 
 def test_smallest_positive_eigenvalue_is_not_bounded_below():

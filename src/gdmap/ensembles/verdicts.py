@@ -121,12 +121,14 @@ def observe(family: Family, parameter: np.ndarray, state: np.ndarray) -> Observe
 def judge_fixed_points(family: Family, parameter: np.ndarray, state: np.ndarray, start: np.ndarray) -> Verdicts:
     """Verdicts on states, reached from ``start``, whose steps have become negligible."""
     verdicts = Verdicts.none(len(state), Reason.SLOW_CONVERGENCE)
+    stays = observe(family, parameter, state).stationary
+    rounding = 64 * np.finfo(state.dtype).eps * np.linalg.norm(state, axis=1)
+    parameter, state, start = in_double(parameter, state, start)
     if state.shape[1] > DENSE_LIMIT:
         return _judge_large(family, parameter, state)
     scale = np.linalg.norm(state - start, axis=1)
     cycles = refine_cycles(family, parameter, state, 1, scale)
     verdicts.reason[~cycles.converged] = Reason.DEGENERATE_CRITICAL_POINT
-    rounding = 64 * np.finfo(state.dtype).eps * np.linalg.norm(state, axis=1)
     near = cycles.converged & (cycles.displacement <= FIXED_POINT_BASIN * scale + rounding)
     critical = np.flatnonzero(near)
     if critical.size:
@@ -136,15 +138,19 @@ def judge_fixed_points(family: Family, parameter: np.ndarray, state: np.ndarray,
     if critical.size:
         points = Cycles(*(field[critical] for field in cycles))
         fate, reason = _classify_critical_points(family, parameter[critical], points)
-        stays = observe(family, parameter[critical], state[critical]).stationary
         unstable = np.array(for_each(unstable_component, points.jacobian, state[critical] - points.points[:, 0]))
         radius = np.array([np.abs(values[0]) for values in for_each(multipliers, points.jacobian)])
         attracts = (radius <= 1 + MULTIPLIER_MARGIN) & (fate == Fate.MINIMUM)
         decided = fate != Fate.UNDECIDED
-        given = decided & (stays | attracts | (unstable == 0))
+        given = decided & (stays[critical] | attracts | (unstable == 0))
         verdicts.fate[critical], verdicts.given[critical] = fate, given
         verdicts.reason[critical] = np.where(decided & ~given, Reason.NEAR_UNSTABLE_ORBIT, reason)
     return verdicts
+
+
+def in_double(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The arrays in float64: single-precision orbits are judged by the map in double precision near them."""
+    return tuple(array.astype(np.float64) for array in arrays)
 
 
 def unstable_component(jacobian: np.ndarray, offset: np.ndarray) -> float:
@@ -289,6 +295,7 @@ def _judge_large(family: Family, parameter: np.ndarray, state: np.ndarray) -> Ve
 def judge_cycles(family: Family, parameter: np.ndarray, state: np.ndarray, period: np.ndarray) -> Verdicts:
     """Verdicts on states that recurred after ``period`` steps (not necessarily the minimal period)."""
     verdicts = Verdicts.none(len(state), Reason.CYCLE_NOT_CONFIRMED)
+    parameter, state = in_double(parameter, state)
     if state.shape[1] > DENSE_LIMIT:
         verdicts.reason[:] = Reason.TOO_LARGE_TO_CONFIRM
         return verdicts

@@ -1,5 +1,6 @@
 """What every map offers."""
 
+import abc
 from typing import Any
 
 import equinox as eqx
@@ -19,9 +20,9 @@ class Map(eqx.Module):
 
     objective: eqx.AbstractVar[AbstractObjective]
 
+    @abc.abstractmethod
     def update(self, state: Any) -> Any:
         """The next state in traceable JAX; ``state`` has been checked by the caller."""
-        raise NotImplementedError(f"{type(self).__name__} defines no update")
 
     @property
     def state_dim(self) -> int:

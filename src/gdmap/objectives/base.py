@@ -1,5 +1,6 @@
 """What every objective offers: its value and derivatives at a flat parameter vector."""
 
+import abc
 from typing import Any
 
 import equinox as eqx
@@ -24,9 +25,9 @@ class AbstractObjective(eqx.Module):
 
     dim: eqx.AbstractVar[int]
 
+    @abc.abstractmethod
     def evaluate(self, theta: Any) -> Any:
         """``L(theta)`` in traceable JAX; ``theta`` has been checked by the caller."""
-        raise NotImplementedError(f"{type(self).__name__} defines no loss")
 
     @entry_point
     def value(self, theta: Any) -> Any:
