@@ -161,7 +161,8 @@ def unstable_component(jacobian: np.ndarray, offset: np.ndarray) -> float:
     if not is_symmetric(jacobian):
         return float("inf")
     eigenvalues, vectors = np.linalg.eigh(jacobian)
-    return float(np.linalg.norm(vectors[:, np.abs(eigenvalues) > 1 + 1e-14].T @ offset))
+    # Not the Euclidean norm: the squares of components that matter may underflow.
+    return float(np.abs(vectors[:, np.abs(eigenvalues) > 1 + 1e-14].T @ offset).max(initial=0.0))
 
 
 def _is_critical(family: Family, parameter: np.ndarray, points: Cycles, precision: np.ndarray) -> np.ndarray:
