@@ -23,6 +23,7 @@ DENSE_LIMIT = 1000
 # How far Newton may carry a candidate: relative to the way it has come, for cycles to the diameter.
 FIXED_POINT_BASIN = 1e-4
 CYCLE_BASIN = 1e-2
+CYCLE_DEFECT = 1e-10
 MULTIPLIER_MARGIN = 1e-6
 # Rounding noise is taken from this many copies moved by a few ulps, and exceeded by at most this factor; a
 # refined point is known to this share of its norm.
@@ -305,7 +306,8 @@ def judge_cycles(family: Family, parameter: np.ndarray, state: np.ndarray, perio
         points, _, _ = evaluate_return_map(family, parameter[lanes], state[lanes], int(candidate))
         scale = np.linalg.norm(points - points[:, :1], axis=2).max(axis=1)
         cycles = refine_cycles(family, parameter[lanes], state[lanes], int(candidate), scale)
-        near = cycles.converged & (cycles.displacement <= CYCLE_BASIN * cycles.diameter())
+        closes = np.linalg.norm(cycles.defect, axis=1) <= CYCLE_DEFECT * cycles.diameter()
+        near = cycles.converged & closes & (cycles.displacement <= CYCLE_BASIN * cycles.diameter())
         minimal = np.array([cycles.minimal_period(lane) if near[lane] else 1 for lane in range(len(lanes))])
         shorter = np.flatnonzero((minimal > 1) & (minimal < candidate))
         if shorter.size:

@@ -5,6 +5,7 @@ The equation solved is ``G^p(x) = x``. On a family of cycles (as on a manifold o
 neutral ones.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -17,8 +18,10 @@ from gdmap.spectra.dense import for_each
 
 NEWTON_STEPS = 6
 CONVERGED = 1e-12
-# Singular values of M - I below this share of the largest count as zero.
+# Singular values of M - I below this share of the largest count as zero at a refined point. At a rough guess on a
+# family of cycles they are not that small yet: there a gap by this factor below this share tells them.
 NULL = 1e-10
+GAP, GAP_BELOW = 1e3, 1e-4
 # Newton's second correction must be this much smaller than its first: then the linear picture holds on the way
 # from the guess to the cycle.
 CONTRACTION = 0.1
@@ -98,8 +101,9 @@ def refine_cycles(
 
     ``scale`` is the length that matters in each lane (the diameter of a cycle, the way an orbit has come).
     With ``nullity`` given, that many of the smallest singular values of ``M - I`` are left out of the
-    correction in each lane; otherwise those below `NULL` of the largest are. The defect along the directions left
-    out is not corrected: whoever relies on a cycle must test it.
+    correction in each lane; otherwise those are that a gap sets apart (for period 1, where ``M`` is symmetric
+    and near-null directions do no harm, those below `NULL` of the largest). The defect along the directions
+    left out is not corrected: whoever relies on a cycle must test it.
     """
     lanes = len(state)
     x = np.array(state)
@@ -109,8 +113,11 @@ def refine_cycles(
     first_length = np.full(lanes, np.inf)
     precision = CONVERGED * scale + 4 * np.finfo(x.dtype).eps * np.linalg.norm(x, axis=1)
     for attempt in range(NEWTON_STEPS):
-        skipped = [None] * len(pending) if nullity is None else list(nullity[pending])
-        corrections = np.stack(for_each(minimum_norm_correction, jacobian[pending], defect[pending], skipped))
+        if nullity is None:
+            rule: list[Any] = [rank_above_null if period == 1 else rank_above_gap] * len(pending)
+        else:
+            rule = [state.shape[1] - skipped for skipped in nullity[pending]]
+        corrections = np.stack(for_each(minimum_norm_correction, jacobian[pending], defect[pending], rule))
         finite = np.all(np.isfinite(corrections), axis=1)
         corrections, pending = corrections[finite], pending[finite]
         if not pending.size:
@@ -137,24 +144,40 @@ def refine_cycles(
     return Cycles(points, jacobian, defect, np.linalg.norm(x - state, axis=1), converged)
 
 
-def minimum_norm_correction(jacobian: np.ndarray, defect: np.ndarray, nullity: int | None) -> np.ndarray:
-    """The Newton correction ``-(M - I)^+ (G^p(x) - x)``; NaN where the Jacobian is not finite."""
+def minimum_norm_correction(
+    jacobian: np.ndarray, defect: np.ndarray, rank: int | Callable[[np.ndarray], int]
+) -> np.ndarray:
+    """The Newton correction ``-(M - I)^+ (G^p(x) - x)`` with the pseudo-inverse of the given rank.
+
+    ``rank`` may be a rule that reads it off the singular values. NaN where the Jacobian is not finite.
+    """
     if not np.all(np.isfinite(jacobian)):
         return np.full_like(defect, np.nan)
     U, singular_values, Vt = np.linalg.svd(jacobian - np.eye(len(defect)))
-    kept = len(defect) - nullity if nullity is not None else count_above(singular_values, NULL)
+    kept = rank(singular_values) if callable(rank) else rank
     return -Vt[:kept].T @ ((U[:, :kept].T @ defect) / singular_values[:kept])
 
 
-def count_above(singular_values: np.ndarray, share: float) -> int:
-    """How many singular values exceed ``share`` of the largest."""
-    return int(np.sum(singular_values > share * singular_values[0]))
+def rank_above_null(singular_values: np.ndarray) -> int:
+    """How many singular values exceed `NULL` of the largest."""
+    return int(np.sum(singular_values > NULL * singular_values[0]))
+
+
+def rank_above_gap(singular_values: np.ndarray) -> int:
+    """How many singular values stand above the widest gap at the small end, or all if there is none."""
+    values = np.maximum(singular_values, np.finfo(float).tiny)
+    gaps = values[:-1] / values[1:]
+    gaps[values[1:] > GAP_BELOW * values[0]] = 0.0
+    if not gaps.size or gaps.max() < GAP:
+        return rank_above_null(singular_values)
+    # Among zeros that are only rounding the widest gap means nothing.
+    return min(int(np.argmax(gaps >= GAP)) + 1, rank_above_null(singular_values))
 
 
 def null_basis(jacobian: np.ndarray) -> np.ndarray:
     """Orthonormal rows spanning the null space of ``M - I`` (singular values below `NULL` of the largest)."""
     _, singular_values, Vt = np.linalg.svd(jacobian - np.eye(len(jacobian)))
-    return Vt[count_above(singular_values, NULL) :]
+    return Vt[rank_above_null(singular_values) :]
 
 
 def is_on_a_family(
