@@ -56,7 +56,7 @@ def test_critical_on_the_users_csv(folder):
 def test_sweep_on_the_users_csv_and_again_from_its_study(folder):
     arguments = ("--starts", 8, "--scale", 0.1, "--number", 4, "--range", 0.8, 1.2, "--max-steps", 4000)
     shown = run("sweep", *DATA, *arguments, "--out", "results", cwd=folder).stdout
-    assert "the predicted critical step size is" in " ".join(shown.split())
+    assert "The predicted critical step size is" in " ".join(shown.split())
     assert {path.name for path in (folder / "results").iterdir()} >= {"sweep.zarr", "sweep.png", "study.toml"}
     first = json.loads(run("sweep", "results/study.toml", "--json", "--out", "again", cwd=folder).stdout)
     assert first["starts"] == 8
@@ -76,7 +76,7 @@ def test_sweep_of_an_objective_of_the_users(folder):
             "--scale", 0.3, "--starts", 10, "--json", cwd=folder,
         ).stdout
     )  # fmt: skip
-    assert record["step_size"] == [0.5, 1.1]
+    assert record["step_sizes"] == [0.5, 1.1]
     assert record["fractions"]["minimum"]["value"][1] == 0
     assert "critical" not in record
 
@@ -84,7 +84,7 @@ def test_sweep_of_an_objective_of_the_users(folder):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("critical",), "give source = 'digits', or inputs"),
+        (("critical",), "no data: give --digits, or --inputs"),
         (("critical", "--inputs", "none.csv", "--targets", "y.csv"), "there is no file none.csv"),
         (("critical", "--inputs", "X.csv"), "targets is missing"),
         (("critical", "study.toml"), "there is no file study.toml"),
@@ -134,7 +134,7 @@ def test_demo(tmp_path):
     predicted = record["critical"]["step_size"]["value"]
     assert predicted == pytest.approx(2.6119, abs=5e-5)
     assert record["observed_transition"][0] < predicted < record["observed_transition"][1]
-    step_sizes = np.array(record["step_size"])
+    step_sizes = np.array(record["step_sizes"])
     assert len(step_sizes) == 24 and record["starts"] >= 100
     reached = np.array(record["fractions"]["minimum"]["value"])
     np.testing.assert_array_equal(reached[step_sizes < 0.95 * predicted, 0], 1)

@@ -294,15 +294,24 @@ def test_results_do_not_depend_on_the_company():
         np.testing.assert_array_equal(together[name].values[417], alone[name].values[0])
 
 
-def test_single_precision_starts_stay_single():
+@pytest.mark.filterwarnings("ignore:the starts are float32")
+def test_single_precision_orbits_are_judged_in_double_precision():
     result = ensemble(GradientDescent(DOUBLE_WELL, 0.5), np.array([[0.4]], np.float32))
     assert result.state.dtype == np.float32
     assert fate_names(result)[0] == "minimum"
     valley = Function(lambda w: (w[0] * w[1] - 1) ** 2 / 2, 2)
-    result = ensemble(GradientDescent(valley, 0.3), gaussian_starts(40, 2, scale=0.5).astype(np.float32))
+    starts = gaussian_starts(60, 2, scale=0.5).astype(np.float32)
+    for eta in (0.2, 0.5, 0.9):
+        assert "saddle" not in fate_names(ensemble(GradientDescent(valley, eta), starts))
+    result = ensemble(GradientDescent(valley, 0.3), starts)
     assert set(reason_names(result)) == {"manifold_of_minima"}
-    result = ensemble(GradientDescent(valley, 1.1), gaussian_starts(40, 2, scale=0.5).astype(np.float32))
+    result = ensemble(GradientDescent(valley, 1.1), starts)
     assert np.mean((fate_names(result) == "periodic") & (result.period == 2)) > 0.8
+
+
+def test_single_precision_starts_are_warned_about(two_factors):
+    with pytest.warns(UserWarning, match="the starts are float32"):
+        ensemble(GradientDescent(two_factors, 0.1), np.ones((1, 2), np.float32), 50)
 
 
 def test_per_sample_objectives_and_progress():

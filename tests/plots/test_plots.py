@@ -18,7 +18,7 @@ def test_transition_draws_every_fate_and_the_prediction(result, tmp_path):
     top = figure.axes[0]
     labels = top.get_legend_handles_labels()[1]
     assert {"minimum", "periodic", "diverged"} <= set(labels)
-    assert any("predicted critical step size 1" in label for label in labels)
+    assert any("critical step size 1 (computed)" in label for label in labels)
     minimum = next(line for line in top.lines if line.get_label() == "minimum")
     np.testing.assert_array_equal(minimum.get_xdata(), [0.5, 1.1, 2.2])
     np.testing.assert_array_equal(minimum.get_ydata(), [1, 0, 0])

@@ -97,7 +97,7 @@ def test_bad_files(tmp_path, text, message):
 @pytest.mark.parametrize(
     ("study", "message"),
     [
-        (Study(), "give source = 'digits', or inputs"),
+        (Study(), "no data: give --digits, or --inputs"),
         (Study(DataTable(source="mnist")), "source must be 'digits'"),
         (Study(DataTable(source="digits", inputs="X.csv")), "not both"),
         (Study(DataTable(source="digits", scale="unit")), "scale must be"),

@@ -216,8 +216,13 @@ def test_kill_and_run_again_gives_the_identical_dataset(reference, tmp_path):
             break
     assert process.wait() == -signal.SIGKILL
     process.stdout.close()
-    digests = np.asarray(xr.open_zarr(path, consolidated=False).chunk_digest)
+    partial = xr.open_zarr(path, consolidated=False)
+    digests = np.asarray(partial.chunk_digest)
     assert 0 < np.count_nonzero(digests) < digests.size
+    assert partial.attrs["complete"] is False
+    missing = gdmap.fate_names(partial) == "not_computed"
+    assert 0 < missing.mean() < 1
+    np.testing.assert_array_equal(np.isnan(partial.loss), missing)
     subprocess.run([sys.executable, script, path], check=True, stdout=subprocess.DEVNULL)
     resumed = sweep(NETWORK, STEP_SIZES, **ARGUMENTS, chunk_size=3, store=path)
     whole = sweep(NETWORK, STEP_SIZES, **ARGUMENTS, chunk_size=3, store=tmp_path / "whole.zarr")

@@ -31,6 +31,7 @@ from gdmap.cli.tables import (
     sweep_record,
     sweep_tables,
     transition_sentence,
+    undecided_sentence,
 )
 from gdmap.objectives import LinearNetwork
 from gdmap.plots import plot_transition
@@ -111,13 +112,15 @@ def run_study(
             raise ValueError(f"--range needs 0 < first <= last and --number at least 1, got {span} and {number}")
         step_sizes = bracket.value * np.linspace(*span, number)
         study = replace(study, sweep=replace(study.sweep, step_sizes=tuple(step_sizes.tolist())))
-    if out is not None:
+    if out is not None and not (out / STORE).exists():
         out.mkdir(parents=True, exist_ok=True)
+        study.write(out / STUDY)  # before the run, so that a killed one can be gone on with
     with progress_bar("trajectories") as progress:
         dataset = study.run(loss, None if out is None else out / STORE, progress)
     provenance = loss.provenance if isinstance(loss, LinearNetwork) else str(study.objective.file)
+    if isinstance(study.sweep.scale, (int, float)):
+        provenance += f"; starts of standard deviation {study.sweep.scale:g}"
     if out is not None:
-        study.write(out / STUDY)
         plot_transition(dataset, bracket, provenance).savefig(out / PICTURE, dpi=150)
     if json_:
         record = {"objective": loss.describe(), **sweep_record(dataset)}
@@ -131,7 +134,12 @@ def run_study(
     for rows in sweep_tables(dataset, bracket):
         console.print(rows)
     console.print(transition_sentence(dataset, bracket))
+    if undecided := undecided_sentence(dataset):
+        console.print(undecided)
     if closing:
         console.print(closing)
     if out is not None:
-        console.print(f"Written to {out}: {STORE}, {PICTURE}, {STUDY} (gdmap sweep {out / STUDY} runs it again)")
+        console.print(
+            f"Written to {out}: {STORE}, {PICTURE} and {STUDY}, which describes the study: "
+            f"gdmap sweep {out / STUDY} --out FOLDER runs it again"
+        )

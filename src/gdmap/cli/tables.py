@@ -1,5 +1,6 @@
 """Results as Rich tables and as plain records."""
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -13,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from gdmap.bracket import Bracket
+from gdmap.ensembles import fate_names, reason_names
 from gdmap.plots.transition import COLOURS, bounded_gradient_norms
 from gdmap.stability import CriticalStepSize
 from gdmap.sweeps import observed_transition
@@ -55,7 +57,7 @@ def sweep_table(chosen: xr.Dataset, critical: Bracket | None, scale: float | Non
     present = [name for name in COLOURS if float(chosen["fraction"].sel(fate_name=name).max()) > 0]
     spread = "" if scale is None else f" of standard deviation {scale:g}"
     table = Table(
-        title=f"{chosen.sizes['start']} starts{spread}: percent (95 % interval)",
+        title=f"{chosen.sizes['start']} starts{spread}: percent (95 % interval), median |grad|",
         title_justify="left",
         box=SIMPLE_HEAD,
         padding=(0, 1),
@@ -81,6 +83,18 @@ def sweep_table(chosen: xr.Dataset, critical: Bracket | None, scale: float | Non
     return table
 
 
+def undecided_sentence(dataset: xr.Dataset) -> str:
+    """Why runs are undecided, counted, with what may help; empty if none are."""
+    reasons = reason_names(dataset)[fate_names(dataset) == "undecided"]
+    if not reasons.size:
+        return ""
+    counted = ", ".join(
+        f"{name} {number}" for name, number in zip(*np.unique(reasons, return_counts=True), strict=True)
+    )
+    advice = " A longer --max-steps may decide the first kind." if "horizon_reached" in reasons else ""
+    return f"Undecided runs of {dataset['fate'].size}: {counted} (help(gdmap.Reason) explains).{advice}"
+
+
 def share(row: xr.Dataset) -> str:
     """A fraction with its interval in percent."""
     fraction, lower, upper = (100 * float(row[name]) for name in ("fraction", "fraction_lower", "fraction_upper"))
@@ -88,17 +102,28 @@ def share(row: xr.Dataset) -> str:
 
 
 def transition_sentence(dataset: xr.Dataset, critical: Bracket | None) -> str:
-    """Where the sweep stops finding minima, beside the prediction, in a sentence."""
-    last, following = observed_transition(dataset)
-    if np.isneginf(last):
-        seen = "No start reached a minimum at any step size of the sweep"
-    elif np.isinf(following):
-        seen = f"Some start reached a minimum at every step size up to the largest, {last:.5g}"
+    """Where the sweep stops finding minima, scale by scale, beside the prediction."""
+    if "scale" in dataset.dims:
+        seen = "; ".join(
+            f"from starts of {scale:g} {transition_seen(dataset.sel(scale=scale))}"
+            for scale in dataset["scale"].values
+        )
+        seen = seen[0].upper() + seen[1:]
     else:
-        seen = f"Minima are reached up to step size {last:.5g} and by no start from {following:.5g} on"
+        seen = transition_seen(dataset).capitalize()
     if critical is None or not np.isfinite(critical.value):
         return f"{seen}."
-    return f"{seen}; the predicted critical step size is {critical.value:.5g} ({critical.status})."
+    return f"{seen}. The predicted critical step size is {critical.value:.5g} ({critical.status})."
+
+
+def transition_seen(dataset: xr.Dataset) -> str:
+    """What the sweep shows of the transition, in a clause."""
+    last, following = observed_transition(dataset)
+    if np.isneginf(last):
+        return "no minimum is reached at any step size of the sweep"
+    if np.isinf(following):
+        return f"minima are reached up to the largest step size, {last:.5g}"
+    return f"minima are reached up to step size {last:.5g} and none from {following:.5g} on"
 
 
 def bracket_record(bracket: Bracket) -> dict[str, Any]:
@@ -128,7 +153,15 @@ def sweep_record(dataset: xr.Dataset) -> dict[str, Any]:
     last, following = observed_transition(ordered)
     return {
         "dims": [str(dim) for dim in dims],
-        **{str(dim): ordered[dim].values.tolist() for dim in dims},
+        **{f"{dim}s": ordered[dim].values.tolist() for dim in dims},
+        "plan": json.loads(dataset.attrs["plan"]),
+        "undecided_reasons": {
+            str(name): int(number)
+            for name, number in zip(
+                *np.unique(reason_names(ordered)[fate_names(ordered) == "undecided"], return_counts=True),
+                strict=True,
+            )
+        },
         "starts": int(ordered.sizes["start"]),
         "fractions": {
             str(name): {
@@ -140,8 +173,10 @@ def sweep_record(dataset: xr.Dataset) -> dict[str, Any]:
                 )
             }
             for name in ordered["fate_name"].values
+            if str(name) not in ("quasiperiodic", "chaotic", "marginal")  # not given out yet
         },
         "fraction_status": {key: ordered["fraction"].attrs[key] for key in ("status", "confidence", "method")},
+        "gradient_norm_status": "computed; median over the starts that did not diverge",
         "median_gradient_norm": [list(row) for row in zip(*medians, strict=True)]
         if len(scales) > 1
         else medians[0],

@@ -41,7 +41,7 @@ def read_files(
     input_path = Path(inputs)
     target_path = input_path if targets is None else Path(targets)
     if targets is None and input_path.suffix != ".npz":
-        raise ValueError("targets is missing: only an .npz file can hold inputs and targets together")
+        raise ValueError("targets is missing (--targets): only an .npz file can hold inputs and targets together")
     X = read_array(input_path, "inputs")
     Y = read_array(target_path, "targets")
     if len(X) != len(Y):
@@ -79,8 +79,8 @@ def read_array(path: Path, name: str) -> np.ndarray:
     if not np.all(np.isfinite(array)):
         row, column = np.argwhere(~np.isfinite(array))[0]
         raise ValueError(
-            f"{name}: {path} has a missing or non-finite value in sample {row}, column {column}: "
-            "remove or impute it"
+            f"{name}: {path} has a missing or non-finite value in sample {row + 1}, column {column + 1} "
+            "(counted from 1): remove or impute it"
         )
     return array
 
@@ -108,7 +108,7 @@ def read_csv(path: Path, name: str) -> np.ndarray:
     for column in table.columns:
         if not is_numeric(table[[column]]):
             raise ValueError(
-                f"{name}: column {column!r} of {path} holds text: encode it as numbers, or drop the column"
+                f"{name}: column {column!r} of {path} holds text: encode it as numbers (labels too), or drop it"
             )
     return table.to_numpy()
 

@@ -98,6 +98,6 @@ def as_floating(array: Any) -> Any:
     if not np.issubdtype(array.dtype, np.floating):
         raise TypeError(
             f"expected real floating-point numbers, got dtype {array.dtype}: "
-            "convert integers with .astype(float); complex parameters are not supported"
+            "write integers as floats (1.0, or .astype(float)); complex parameters are not supported"
         )
     return array

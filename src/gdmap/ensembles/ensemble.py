@@ -1,6 +1,7 @@
 """The fates of many starts under one map."""
 
 import platform
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -33,7 +34,7 @@ def ensemble(
         The map to iterate, for instance ``GradientDescent(objective, step_size)``.
     thetas
         The starts, parameters of shape ``(starts, dim)``; ``map.initial_state`` is applied to each. The dtype
-        is that of the computation; float64 is recommended.
+        is that of the orbits (other than float64: with a warning); they are judged in double precision.
     max_steps
         The horizon.
     step_tolerance, period_tolerance, max_period, escape_radius
@@ -54,6 +55,8 @@ def ensemble(
     ValueError
         For starts of the wrong shape or not finite, or a horizon below 1.
     """
+    if not isinstance(map, Map):
+        raise TypeError(f"map must be a map such as GradientDescent(objective, step_size), got {map!r}")
     criteria = checked_criteria(Criteria(max_steps, step_tolerance, period_tolerance, max_period, escape_radius))
     starts = checked_starts(thetas, map.objective.dim)
     states = np.stack([np.asarray(map.initial_state(theta)) for theta in starts])
@@ -61,13 +64,19 @@ def ensemble(
     variables: dict[str, Any] = {name: ("start", values) for name, values in trajectory_variables(outcome).items()}
     variables["state"] = (("start", "component"), outcome.state)
     dataset = xr.Dataset(variables, coords={"start": np.arange(len(states))})
-    dataset.attrs = {"map": repr(map), **criteria._asdict(), **environment()}
+    dataset.attrs = {"map": repr(map), "dtype": str(states.dtype), **criteria._asdict(), **environment()}
     return annotate(dataset)
 
 
 def checked_starts(thetas: Any, dim: int) -> np.ndarray:
     """Starts as a finite floating array of shape ``(starts, dim)``."""
     starts = np.asarray(as_floating(thetas))
+    if starts.dtype != np.float64:
+        warnings.warn(
+            f"the starts are {starts.dtype}, so the orbits are computed in that precision: "
+            "pass NumPy float64 for double precision",
+            stacklevel=3,
+        )
     if starts.ndim != 2 or starts.shape[1] != dim or not len(starts):
         raise ValueError(
             f"thetas has shape {starts.shape}, expected (starts, {dim}): one flat parameter vector per row"
@@ -107,12 +116,20 @@ def trajectory_variables(outcome: Outcome) -> dict[str, np.ndarray]:
 
 
 ATTRIBUTES: dict[str, dict[str, Any]] = {
-    "fate": {"long_name": "fate of the trajectory", **flag_attributes(Fate)},
-    "reason": {"long_name": "reason for the fate", **flag_attributes(Reason)},
-    "period": {"long_name": "minimal period of a periodic fate, otherwise 0", "units": "steps"},
-    "steps": {"long_name": "steps taken when the fate fell", "units": "steps"},
-    "loss": {"long_name": "loss at the last state", "units": "1"},
-    "gradient_norm": {"long_name": "Euclidean norm of the gradient at the last state", "units": "1"},
+    "fate": {"long_name": "fate of the trajectory", "status": "computed", **flag_attributes(Fate)},
+    "reason": {"long_name": "reason for the fate", "status": "computed", **flag_attributes(Reason)},
+    "period": {
+        "long_name": "minimal period of a periodic fate, otherwise 0",
+        "status": "computed",
+        "units": "steps",
+    },
+    "steps": {"long_name": "steps taken when the fate fell", "status": "computed", "units": "steps"},
+    "loss": {"long_name": "loss at the last state", "status": "computed", "units": "1"},
+    "gradient_norm": {
+        "long_name": "Euclidean norm of the gradient at the last state",
+        "status": "computed",
+        "units": "1",
+    },
     "start": {"long_name": "index of the start"},
     "step_size": {"long_name": "step size eta", "units": "1"},
     "scale": {"long_name": "standard deviation of the starts", "units": "1"},

@@ -29,7 +29,20 @@ class Fate(IntEnum):
 
 
 class Reason(IntEnum):
-    """Why a fate was given."""
+    """Why a fate was given, or could not be.
+
+    Of minima: ``KNOWN_OPTIMUM``, ``POSITIVE_DEFINITE_HESSIAN``, ``MANIFOLD_OF_MINIMA``. Of saddles:
+    ``NEGATIVE_HESSIAN_EIGENVALUE``, ``CRITICAL_POINT_ABOVE_OPTIMUM``. Of cycles: ``CYCLE_CONFIRMED``. Of
+    divergence: ``NORM_KEEPS_GROWING``, ``OVERFLOW`` and ``UPDATE_UNDEFINED`` (not a number at a state of
+    moderate size).
+
+    Of undecided runs: ``HORIZON_REACHED`` (still moving: more steps may tell, or the orbit is quasiperiodic or
+    chaotic); ``SLOW_CONVERGENCE`` (steps are negligible, but no critical point is near enough);
+    ``DEGENERATE_CRITICAL_POINT`` (Newton's method does not converge, or flat directions that are no manifold);
+    ``CYCLE_NOT_CONFIRMED`` (the orbit recurs, but no cycle closes nearby, as on a slow drift along a family);
+    ``MARGINAL_MULTIPLIER`` (a multiplier too close to the unit circle to call); ``NEAR_UNSTABLE_ORBIT`` (close to
+    a point or cycle where the orbit cannot stay); ``TOO_LARGE_TO_CONFIRM`` (more than 1,000 dimensions).
+    """
 
     HORIZON_REACHED = 0
     KNOWN_OPTIMUM = 1
@@ -68,8 +81,8 @@ def reason_names(dataset: xr.Dataset) -> np.ndarray:
 
 
 def flag_names(variable: xr.DataArray) -> np.ndarray:
-    """A flag variable as strings, by its CF attributes."""
+    """A flag variable as strings, by its CF attributes; ``not_computed`` for other values (unfinished stores)."""
     values = np.asarray(variable.attrs["flag_values"])
     meanings = np.asarray(str(variable.attrs["flag_meanings"]).split())
-    order = np.argsort(values)
-    return meanings[order][np.searchsorted(values[order], variable.values)]
+    names = dict(zip(values.tolist(), meanings.tolist(), strict=True))
+    return np.vectorize(lambda value: names.get(int(value), "not_computed"), otypes=[str])(variable.values)

@@ -33,6 +33,8 @@ class GradientDescent(Map):
     step_size: Any
 
     def __init__(self, objective: AbstractObjective, step_size: Any) -> None:
+        if not isinstance(objective, AbstractObjective):
+            raise TypeError(f"objective must be a gdmap objective such as Function(f, dim), got {objective!r}")
         self.objective = objective
         self.step_size = step_size if is_traced(step_size) else np.asarray(checked_step_size(step_size))
 

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from gdmap.bracket import Bracket
 from gdmap.ensembles import Fate
+from gdmap.stability import CriticalStepSize
 
 # Okabe & Ito's palette: distinguishable with colour-blind eyes.
 COLOURS = {
@@ -25,8 +26,12 @@ COLOURS = {
 MARKERS = dict(zip(COLOURS, "osD<>^v.", strict=True))
 
 
-def plot_transition(dataset: xr.Dataset, critical: Bracket | None = None, title: str = "") -> Figure:
-    """Share of every fate with its interval, and the median final gradient norm, against the step size.
+def plot_transition(
+    dataset: xr.Dataset, critical: CriticalStepSize | Bracket | None = None, title: str = ""
+) -> Figure:
+    """Share of every fate with its interval, and the final gradient norm, against the step size.
+
+    The lower panels show median and quartiles over the starts that did not diverge.
 
     Parameters
     ----------
@@ -37,6 +42,10 @@ def plot_transition(dataset: xr.Dataset, critical: Bracket | None = None, title:
     title
         A title above all panels.
     """
+    if "step_size" not in dataset.dims:
+        raise ValueError("plot_transition draws the result of gdmap.sweep: this dataset has no step_size")
+    if isinstance(critical, CriticalStepSize):
+        critical = critical.step_size
     scales = dataset["scale"].values if "scale" in dataset.dims else [None]
     figure = Figure(figsize=(1.2 + 5.0 * len(scales), 6.2), layout="constrained")
     panels = figure.subplots(2, len(scales), sharex=True, sharey="row", squeeze=False)
@@ -53,7 +62,7 @@ def plot_transition(dataset: xr.Dataset, critical: Bracket | None = None, title:
         top.set_title(f"{number} starts" + ("" if scale is None else f" of standard deviation {scale:g}"))
         bottom.set_xlabel("step size")
     panels[0, 0].set_ylabel("share of starts (95 % interval)")
-    panels[1, 0].set_ylabel("median gradient norm at the end,\nstarts that did not diverge")
+    panels[1, 0].set_ylabel("final gradient norm (median, quartiles),\nstarts that did not diverge")
     handles: dict[str, Any] = {}
     for axes in panels[0]:
         handles.update(
@@ -63,7 +72,7 @@ def plot_transition(dataset: xr.Dataset, critical: Bracket | None = None, title:
         list(handles.values()),
         list(handles),
         loc="outside lower center",
-        ncols=min(len(handles), 5),
+        ncols=3 if len(scales) == 1 else 5,
         frameon=False,
     )
     if title:
@@ -128,5 +137,5 @@ def draw_prediction(axes: Axes, critical: Bracket | None) -> None:
         return
     if critical.relative_width > 1e-6 and np.isfinite(critical.upper):
         axes.axvspan(critical.lower, critical.upper, color="black", alpha=0.08, lw=0)
-    label = f"predicted critical step size {critical.value:.5g} ({critical.status})"
+    label = f"critical step size {critical.value:.5g} ({critical.status})"
     axes.axvline(critical.value, color="black", ls="--", lw=1.2, label=label)

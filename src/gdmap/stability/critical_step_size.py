@@ -1,7 +1,7 @@
 """The critical step size: above it no minimum is stable under gradient descent."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -38,7 +38,7 @@ class CriticalStepSize:
 
     step_size: Bracket
     min_sharpness: Bracket
-    minimum: np.ndarray | None
+    minimum: np.ndarray | None = field(repr=False)
     reason: str
 
     def explain(self) -> str:

@@ -71,6 +71,8 @@ def resolve_starts(starts: Any, n_starts: int | None, dim: int, scales: np.ndarr
         return checked_starts(drawn_starts(starts, indices, seed, dim), dim)
     if n_starts is not None:
         raise ValueError("n_starts goes with a law of starts: with an array leave it out")
+    if np.ndim(starts) != 2:
+        raise ValueError(f"starts must be a whole number, an array (starts, {dim}) or a law, got {starts!r}")
     return checked_starts(starts, dim)
 
 

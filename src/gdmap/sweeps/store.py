@@ -33,6 +33,8 @@ DTYPES = {
     "gradient_norm": "float64",
 }
 
+# Read back where a chunk is not finished; floating-point variables are NaN there.
+NOT_COMPUTED = {"int8": -1, "int32": -1, "int64": -1}
 SUMMARY = ("fraction", "fraction_lower", "fraction_upper")
 
 Region = tuple[slice, ...]
@@ -57,6 +59,8 @@ class Store:
         The names of the fates, the last dimension of the summary.
     chunk
         The chunk length along each dimension.
+    attributes
+        The attributes of the variables, by name.
     """
 
     def __init__(
@@ -66,12 +70,14 @@ class Store:
         coordinates: dict[str, Any],
         fate_names: list[str],
         chunk: tuple[int, ...],
+        attributes: dict[str, dict[str, Any]],
     ) -> None:
         self.path = None if path is None else Path(path)
         self.plan = json.loads(json.dumps(plan))
         self.dims = tuple(coordinates)
         self.shape = tuple(len(values) for values in coordinates.values())
         self.chunk = chunk
+        self.attributes = attributes
         self.coordinates = coordinates
         self.fate_names = fate_names
         if self.path is None:
@@ -111,7 +117,7 @@ class Store:
                 shape=self.shape,
                 chunks=self.chunk,
                 dtype=dtype,
-                fill_value=0,
+                fill_value=NOT_COMPUTED.get(dtype, np.nan),
                 dimension_names=self.dims,
             )
         summary_shape = (*self.shape[:-1], len(self.fate_names))
@@ -121,7 +127,7 @@ class Store:
                 shape=summary_shape,
                 chunks=summary_shape,
                 dtype="float64",
-                fill_value=0,
+                fill_value=np.nan,
                 dimension_names=(*self.dims[:-1], "fate_name"),
             )
         counts = self.chunk_counts
@@ -133,12 +139,14 @@ class Store:
             fill_value=0,
             dimension_names=[f"chunk_{dim}" for dim in self.dims],
         )
-        group.attrs[PLAN] = self.plan
+        for name, values in self.attributes.items():
+            group[name].attrs.update(values)
+        group.attrs.update({PLAN: json.dumps(self.plan), "status": "computed", COMPLETE: False})
 
     def _check_plan(self) -> None:
         try:
             attributes = dict(zarr.open_group(self.target, mode="r").attrs)
-            found: Any = attributes[PLAN]
+            found: Any = json.loads(str(attributes[PLAN]))
         except (OSError, KeyError, ValueError, TypeError):
             raise StoreError(f"store: {self.path} exists but is not a gdmap sweep; choose another path") from None
         there, now = flat_record(found), flat_record(self.plan)
@@ -190,8 +198,8 @@ class Store:
                 self.group[name][region] = block  # type: ignore[index]
             self.group[DIGEST][index] = np.uint64(chunk_digest(data))  # type: ignore[index]
 
-    def finish(self, summary: xr.Dataset, attributes: dict[str, dict[str, Any]]) -> None:
-        """Add the summary and the attributes of the variables once every chunk is there (again if damaged)."""
+    def finish(self, summary: xr.Dataset) -> None:
+        """Add the summary once every chunk is there (again if damaged)."""
         if self.group.attrs.get(COMPLETE) and self._is_intact(summary):
             return
         with self._failures("written"), warnings.catch_warnings():
@@ -202,8 +210,6 @@ class Store:
             for name in SUMMARY:
                 self.group[name][:] = summary[name].values  # type: ignore[index]
                 self.group[name].attrs.update(summary[name].attrs)
-            for name, values in attributes.items():
-                self.group[name].attrs.update(values)
             self.group.attrs[COMPLETE] = True
             zarr.consolidate_metadata(self.target)
 

@@ -78,7 +78,10 @@ class Study:
         if table.source is not None:
             raise ValueError(f"data: source must be 'digits', got {table.source!r}")
         if table.inputs is None:
-            raise ValueError("data: give source = 'digits', or inputs (and targets) files of your own")
+            raise ValueError(
+                "no data: give --digits, or --inputs and --targets (in a study: source = 'digits', or inputs "
+                "and targets)"
+            )
         return read_files(
             self.base / table.inputs,
             None if table.targets is None else self.base / table.targets,

@@ -22,7 +22,7 @@ from gdmap.maps.gradient_descent import checked_step_size
 from gdmap.objectives import AbstractObjective
 from gdmap.sweeps.fractions import fate_fractions
 from gdmap.sweeps.starts import checked_number, resolve_starts
-from gdmap.sweeps.store import Region, Store
+from gdmap.sweeps.store import DTYPES, Region, Store
 
 PLAN_FORMAT = 1
 
@@ -119,7 +119,9 @@ def sweep(
         "chunk": list(chunk),
         "environment": environment(),
     }
-    results = Store(store, plan, coordinates, [fate.name.lower() for fate in Fate], chunk)
+    attributes = {name: ATTRIBUTES[name] for name in (*coordinates, *DTYPES)}
+    names = [fate.name.lower() for fate in Fate]
+    results = Store(store, plan, coordinates, names, chunk, attributes)
     total, before = int(np.prod(results.shape)), 0
     for index, region in results.regions():
         size = int(np.prod([part.stop - part.start for part in region]))
@@ -161,8 +163,7 @@ def run_chunk(
 def _finished(results: Store) -> xr.Dataset:
     dataset = annotate(results.load())
     dataset = dataset.merge(fate_fractions(dataset["fate"]), combine_attrs="override")
-    used = {name: ATTRIBUTES[name] for name in ATTRIBUTES if name in dataset.variables}
-    results.finish(dataset, used)
+    results.finish(dataset)
     return dataset
 
 
