@@ -16,7 +16,7 @@ from gdmap.ensembles.fates import Fate, Reason
 from gdmap.maps import Family
 from gdmap.objectives import AbstractObjective
 from gdmap.orbits import Cycles, is_on_a_family, refine_cycles
-from gdmap.orbits.cycles import CONVERGED, NULL, evaluate_return_map, null_basis
+from gdmap.orbits.cycles import CONVERGED, NULL, near_period, null_basis
 from gdmap.spectra.dense import for_each, is_symmetric, multipliers
 
 DENSE_LIMIT = 1000
@@ -139,11 +139,14 @@ def judge_fixed_points(family: Family, parameter: np.ndarray, state: np.ndarray,
     if critical.size:
         points = Cycles(*(field[critical] for field in cycles))
         fate, reason = _classify_critical_points(family, parameter[critical], points)
-        unstable = np.array(for_each(unstable_component, points.jacobian, state[critical] - points.points[:, 0]))
         radius = np.array([np.abs(values[0]) for values in for_each(multipliers, points.jacobian)])
         attracts = (radius <= 1 + MULTIPLIER_MARGIN) & (fate == Fate.MINIMUM)
         decided = fate != Fate.UNDECIDED
-        given = decided & (stays[critical] | attracts | (unstable == 0))
+        given = decided & (stays[critical] | attracts)
+        passing = np.flatnonzero(decided & ~given)
+        offset = state[critical[passing]] - points.points[passing, 0]
+        unstable = np.array(for_each(unstable_component, points.jacobian[passing], offset))
+        given[passing[unstable == 0]] = True
         verdicts.fate[critical], verdicts.given[critical] = fate, given
         verdicts.reason[critical] = np.where(decided & ~given, Reason.NEAR_UNSTABLE_ORBIT, reason)
     return verdicts
@@ -173,14 +176,11 @@ def _is_critical(family: Family, parameter: np.ndarray, points: Cycles, precisio
     """
     state = points.points[:, 0]
     gradient, noise = gradient_and_noise(family, parameter, state)
-    curvature = np.array(for_each(_spectral_norm, hessians_at(family, parameter, state)))
+    # The largest absolute row sum bounds the spectral norm.
+    curvature = np.abs(hessians_at(family, parameter, state)).sum(axis=2).max(axis=1)
     tolerance = NOISE * (np.linalg.norm(noise, axis=2).max(axis=0) + curvature * precision)
     bases = for_each(null_basis, points.jacobian)
     return (np.linalg.norm(gradient, axis=1) <= tolerance) & is_level(gradient, noise, bases)
-
-
-def _spectral_norm(matrix: np.ndarray) -> float:
-    return float(np.linalg.norm(matrix, 2))
 
 
 def gradient_and_noise(family: Family, parameter: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -301,29 +301,40 @@ def judge_cycles(family: Family, parameter: np.ndarray, state: np.ndarray, perio
     if state.shape[1] > DENSE_LIMIT:
         verdicts.reason[:] = Reason.TOO_LARGE_TO_CONFIRM
         return verdicts
-    for candidate in np.unique(period):
-        lanes = np.flatnonzero(period == candidate)
-        points, _, _ = evaluate_return_map(family, parameter[lanes], state[lanes], int(candidate))
-        scale = np.linalg.norm(points - points[:, :1], axis=2).max(axis=1)
-        cycles = refine_cycles(family, parameter[lanes], state[lanes], int(candidate), scale)
-        closes = np.linalg.norm(cycles.defect, axis=1) <= CYCLE_DEFECT * cycles.diameter()
-        near = cycles.converged & closes & (cycles.displacement <= CYCLE_BASIN * cycles.diameter())
-        minimal = np.array([cycles.minimal_period(lane) if near[lane] else 1 for lane in range(len(lanes))])
-        shorter = np.flatnonzero((minimal > 1) & (minimal < candidate))
-        if shorter.size:
-            found = judge_cycles(family, parameter[lanes[shorter]], state[lanes[shorter]], minimal[shorter])
+    shortest, scale = near_period(family, parameter, state, period)
+    # First the shortest period the orbit nearly has; just after a period doubling only the full one is right.
+    for candidates in (shortest, period):
+        for candidate in np.unique(candidates[~verdicts.given]):
+            lanes = np.flatnonzero(~verdicts.given & (candidates == candidate))
+            found = _judge_cycles_of_period(family, parameter[lanes], state[lanes], scale[lanes], int(candidate))
             for field, values in zip(verdicts, found, strict=True):
-                field[lanes[shorter]] = values
-        proper = np.flatnonzero(minimal == candidate)
-        if proper.size:
-            reason = _judge_multipliers(
-                family, parameter[lanes[proper]], Cycles(*(field[proper] for field in cycles))
-            )
-            confirmed = reason == Reason.CYCLE_CONFIRMED
-            verdicts.reason[lanes[proper]] = reason
-            verdicts.fate[lanes[proper[confirmed]]] = Fate.PERIODIC
-            verdicts.period[lanes[proper[confirmed]]] = candidate
-            verdicts.given[lanes[proper[confirmed]]] = True
+                field[lanes] = values
+        if np.array_equal(shortest, period):
+            break
+    return verdicts
+
+
+def _judge_cycles_of_period(
+    family: Family, parameter: np.ndarray, state: np.ndarray, scale: np.ndarray, period: int
+) -> Verdicts:
+    verdicts = Verdicts.none(len(state), Reason.CYCLE_NOT_CONFIRMED)
+    cycles = refine_cycles(family, parameter, state, period, scale)
+    closes = np.linalg.norm(cycles.defect, axis=1) <= CYCLE_DEFECT * cycles.diameter()
+    near = cycles.converged & closes & (cycles.displacement <= CYCLE_BASIN * cycles.diameter())
+    minimal = np.array([cycles.minimal_period(lane) if near[lane] else 1 for lane in range(len(state))])
+    for shorter in np.unique(minimal[(minimal > 1) & (minimal < period)]):
+        lanes = np.flatnonzero(minimal == shorter)
+        found = _judge_cycles_of_period(family, parameter[lanes], state[lanes], scale[lanes], int(shorter))
+        for field, values in zip(verdicts, found, strict=True):
+            field[lanes] = values
+    proper = np.flatnonzero(minimal == period)
+    if proper.size:
+        reason = _judge_multipliers(family, parameter[proper], Cycles(*(field[proper] for field in cycles)))
+        confirmed = reason == Reason.CYCLE_CONFIRMED
+        verdicts.reason[proper] = reason
+        verdicts.fate[proper[confirmed]] = Fate.PERIODIC
+        verdicts.period[proper[confirmed]] = period
+        verdicts.given[proper[confirmed]] = True
     return verdicts
 
 

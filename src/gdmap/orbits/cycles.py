@@ -22,6 +22,8 @@ CONVERGED = 1e-12
 # family of cycles they are not that small yet: there a gap by this factor below this share tells them.
 NULL = 1e-10
 GAP, GAP_BELOW = 1e3, 1e-4
+# An orbit nearly has a period if it is back up to this share of its diameter.
+NEARLY = 1e-3
 # Newton's second correction must be this much smaller than its first: then the linear picture holds on the way
 # from the guess to the cycle.
 CONTRACTION = 0.1
@@ -50,13 +52,17 @@ class Cycles(NamedTuple):
 
     def minimal_period(self, lane: int) -> int:
         """The smallest divisor ``d`` of the period with ``G^d(x) = x`` up to a millionth of the diameter."""
-        points = self.points[lane]
-        distances = np.linalg.norm(points - points[0], axis=1)
-        period = len(points)
-        for divisor in range(1, period):
-            if period % divisor == 0 and distances[divisor] <= 1e-6 * distances.max():
-                return divisor
-        return period
+        return smallest_return(self.points[lane], 1, 1e-6)
+
+
+def smallest_return(points: np.ndarray, least: int, share: float) -> int:
+    """The smallest divisor ``d >= least`` of the period after which the orbit is back to a share of its size."""
+    distances = np.linalg.norm(points - points[0], axis=1)
+    period = len(points)
+    for divisor in range(least, period):
+        if period % divisor == 0 and distances[divisor] <= share * distances.max():
+            return divisor
+    return period
 
 
 class ReturnMap(eqx.Module):
@@ -78,6 +84,35 @@ class ReturnMap(eqx.Module):
         # Tangents are carried through all p steps: no products of Jacobians.
         jacobian, (image, points) = jax.jacfwd(iterate, has_aux=True)(state)
         return points, image - state, jacobian
+
+
+class Orbit(eqx.Module):
+    """``x -> (x, G x, ..., G^{p-1} x)`` for one lane."""
+
+    family: Family
+    period: int = eqx.field(static=True)
+
+    def __call__(self, parameter: Any, state: Any) -> Any:
+        """The first ``period`` points of the orbit of ``state``."""
+        map_ = self.family(parameter)
+        return jax.lax.scan(lambda state, _: (map_.update(state), state), state, None, length=self.period)[1]
+
+
+def near_period(
+    family: Family, parameter: np.ndarray, state: np.ndarray, period: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """For orbits that recur after ``period`` steps the shortest period they nearly have, and their diameter.
+
+    An orbit that spirals into a short cycle recurs best after many rounds; its Jacobian is cheaper after one.
+    """
+    shortest, diameter = np.array(period), np.zeros(len(state))
+    for candidate in np.unique(period):
+        lanes = np.flatnonzero(period == candidate)
+        block = block_size(8 * state.shape[1] * int(candidate), largest=64)
+        points = on_lanes(Orbit(family, int(candidate)), (parameter[lanes], state[lanes]), block)
+        diameter[lanes] = np.linalg.norm(points - points[:, :1], axis=2).max(axis=1)
+        shortest[lanes] = [smallest_return(orbit, 2, NEARLY) for orbit in points]
+    return shortest, diameter
 
 
 def evaluate_return_map(

@@ -62,7 +62,7 @@ def plot_transition(
         top.set_title(f"{number} starts" + ("" if scale is None else f" of standard deviation {scale:g}"))
         bottom.set_xlabel("step size")
     panels[0, 0].set_ylabel("share of starts (95 % interval)")
-    panels[1, 0].set_ylabel("final gradient norm (median, quartiles),\nstarts that did not diverge")
+    panels[1, 0].set_ylabel("final gradient norm\n(median and quartiles,\nstarts that did not diverge)")
     handles: dict[str, Any] = {}
     for axes in panels[0]:
         handles.update(
