@@ -143,6 +143,8 @@ def test_bottleneck_with_general_covariance_is_searched():
     assert critical.min_sharpness.lower == pytest.approx(3.182, abs=5e-4)
     assert critical.min_sharpness.value == pytest.approx(5.7, abs=1e-6)
     assert critical.step_size.value == pytest.approx(0.3509, abs=5e-5)
+    assert "Between it and 0.6285" in critical.explain()
+    assert "proves nothing" in critical.explain()
     assert_attained(network, critical, closed=False)
 
 

@@ -48,13 +48,16 @@ class CriticalStepSize:
                 f"There is no critical step size: {self.reason} "
                 "For every step size there are minima that are not unstable."
             )
+        above = "Above it"
+        if self.step_size.status == "estimated":
+            above = f"Between it and {self.step_size.upper:.7g} no stable minimum was found, which proves nothing; above that"
         return (
             f"Critical step size {self.step_size}: 2 over the smallest sharpness of a global minimum, "
             f"{self.min_sharpness}. {self.reason} "
             "Below it some minima are stable and attract starts near them; that is necessary for "
-            "convergence, not sufficient: starts far out may still diverge. Above it every minimum is unstable, "
-            "and the starts that converge to one have measure zero, unless the step size is one of the "
-            "exceptional ones for which the map is singular."
+            "convergence, not sufficient: starts far out may still diverge. "
+            f"{above} every minimum is unstable, and the starts that converge to one have measure zero, unless "
+            "the step size is one of the exceptional ones for which the map is singular."
         )
 
 
