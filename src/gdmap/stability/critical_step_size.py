@@ -50,7 +50,8 @@ class CriticalStepSize:
             )
         above = "Above it"
         if self.step_size.status == "estimated":
-            above = f"Between it and {self.step_size.upper:.7g} no stable minimum was found, which proves nothing; above that"
+            upper = f"{self.step_size.upper:.7g}"
+            above = f"Between it and {upper} no stable minimum was found, which proves nothing; above that"
         return (
             f"Critical step size {self.step_size}: 2 over the smallest sharpness of a global minimum, "
             f"{self.min_sharpness}. {self.reason} "
