@@ -83,15 +83,20 @@ def sweep_table(chosen: xr.Dataset, critical: Bracket | None, scale: float | Non
     return table
 
 
+def undecided_reasons(dataset: xr.Dataset) -> dict[str, int]:
+    """How many undecided runs there are for each reason."""
+    reasons = reason_names(dataset)[fate_names(dataset) == "undecided"]
+    names, numbers = np.unique(reasons, return_counts=True)
+    return dict(zip(names.tolist(), numbers.tolist(), strict=True))
+
+
 def undecided_sentence(dataset: xr.Dataset) -> str:
     """Why runs are undecided, counted, with what may help; empty if none are."""
-    reasons = reason_names(dataset)[fate_names(dataset) == "undecided"]
-    if not reasons.size:
+    reasons = undecided_reasons(dataset)
+    if not reasons:
         return ""
-    counted = ", ".join(
-        f"{name} {number}" for name, number in zip(*np.unique(reasons, return_counts=True), strict=True)
-    )
-    advice = " A longer --max-steps may decide the first kind." if "horizon_reached" in reasons else ""
+    counted = ", ".join(f"{name} {number}" for name, number in reasons.items())
+    advice = " A longer --max-steps may decide those at the horizon." if "horizon_reached" in reasons else ""
     return f"Undecided runs of {dataset['fate'].size}: {counted} (help(gdmap.Reason) explains).{advice}"
 
 
@@ -126,16 +131,11 @@ def transition_seen(dataset: xr.Dataset) -> str:
     return f"minima are reached up to step size {last:.5g} and none from {following:.5g} on"
 
 
-def bracket_record(bracket: Bracket) -> dict[str, Any]:
-    """A bracket as a plain record."""
-    return asdict(bracket)
-
-
 def critical_record(critical: CriticalStepSize) -> dict[str, Any]:
     """A critical step size as a plain record, without the minimum itself."""
     return {
-        "step_size": bracket_record(critical.step_size),
-        "min_sharpness": bracket_record(critical.min_sharpness),
+        "step_size": asdict(critical.step_size),
+        "min_sharpness": asdict(critical.min_sharpness),
         "reason": critical.reason,
         "explanation": critical.explain(),
     }
@@ -155,13 +155,7 @@ def sweep_record(dataset: xr.Dataset) -> dict[str, Any]:
         "dims": [str(dim) for dim in dims],
         **{f"{dim}s": ordered[dim].values.tolist() for dim in dims},
         "plan": json.loads(dataset.attrs["plan"]),
-        "undecided_reasons": {
-            str(name): int(number)
-            for name, number in zip(
-                *np.unique(reason_names(ordered)[fate_names(ordered) == "undecided"], return_counts=True),
-                strict=True,
-            )
-        },
+        "undecided_reasons": undecided_reasons(ordered),
         "starts": int(ordered.sizes["start"]),
         "fractions": {
             str(name): {

@@ -177,8 +177,7 @@ def _judge(
     where = np.flatnonzero(chosen)
     if where.size:
         found = judge(family, lanes.parameter[where], lanes.state[where], extra[where])
-        for field, values in zip(verdicts, found, strict=True):
-            field[where] = values
+        verdicts.fill(where, found)
 
 
 def _judge_divergence(verdicts: Verdicts, lanes: Lanes) -> None:

@@ -50,6 +50,11 @@ class Verdicts(NamedTuple):
             np.zeros(count, bool),
         )
 
+    def fill(self, lanes: np.ndarray, found: "Verdicts") -> None:
+        """Put the verdicts found for some lanes in their places."""
+        for field, values in zip(self, found, strict=True):
+            field[lanes] = values
+
 
 class Observed(NamedTuple):
     """What is recorded of a state: the loss, its excess over a known optimum, the gradient norm at its
@@ -134,11 +139,12 @@ def judge_fixed_points(family: Family, parameter: np.ndarray, state: np.ndarray,
     critical = np.flatnonzero(near)
     if critical.size:
         precision = CONVERGED * scale[critical] + rounding[critical]
-        points = Cycles(*(field[critical] for field in cycles))
-        critical = critical[_is_critical(family, parameter[critical], points, precision)]
+        points = cycles.take(critical)
+        hessians = hessians_at(family, parameter[critical], points.points[:, 0])
+        vanishes = _is_critical(family, parameter[critical], points, hessians, precision)
+        critical, points, hessians = critical[vanishes], points.take(vanishes), hessians[vanishes]
     if critical.size:
-        points = Cycles(*(field[critical] for field in cycles))
-        fate, reason = _classify_critical_points(family, parameter[critical], points)
+        fate, reason = _classify_critical_points(family, parameter[critical], points, hessians)
         radius = np.array([np.abs(values[0]) for values in for_each(multipliers, points.jacobian)])
         attracts = (radius <= 1 + MULTIPLIER_MARGIN) & (fate == Fate.MINIMUM)
         decided = fate != Fate.UNDECIDED
@@ -169,7 +175,9 @@ def unstable_component(jacobian: np.ndarray, offset: np.ndarray) -> float:
     return float(np.abs(vectors[:, np.abs(eigenvalues) > 1 + 1e-14].T @ offset).max(initial=0.0))
 
 
-def _is_critical(family: Family, parameter: np.ndarray, points: Cycles, precision: np.ndarray) -> np.ndarray:
+def _is_critical(
+    family: Family, parameter: np.ndarray, points: Cycles, hessians: np.ndarray, precision: np.ndarray
+) -> np.ndarray:
     """Whether the gradient itself vanishes at fixed points that Newton's method found to ``precision``.
 
     A step can round to nothing on a plateau, and directions left out of the correction were never tested.
@@ -177,7 +185,7 @@ def _is_critical(family: Family, parameter: np.ndarray, points: Cycles, precisio
     state = points.points[:, 0]
     gradient, noise = gradient_and_noise(family, parameter, state)
     # The largest absolute row sum bounds the spectral norm.
-    curvature = np.abs(hessians_at(family, parameter, state)).sum(axis=2).max(axis=1)
+    curvature = np.abs(hessians).sum(axis=2).max(axis=1)
     tolerance = NOISE * (np.linalg.norm(noise, axis=2).max(axis=0) + curvature * precision)
     bases = for_each(null_basis, points.jacobian)
     return (np.linalg.norm(gradient, axis=1) <= tolerance) & is_level(gradient, noise, bases)
@@ -212,10 +220,10 @@ def jitters(dim: int) -> np.ndarray:
 
 
 def _classify_critical_points(
-    family: Family, parameter: np.ndarray, points: Cycles
+    family: Family, parameter: np.ndarray, points: Cycles, hessians: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     state = points.points[:, 0]
-    spectra = np.stack(for_each(np.linalg.eigvalsh, hessians_at(family, parameter, state)))
+    spectra = np.stack(for_each(np.linalg.eigvalsh, hessians))
     curvature = np.abs(spectra).max(axis=1)
     threshold = NULL * curvature
     excess = observe(family, parameter, state).excess
@@ -236,9 +244,7 @@ def _classify_critical_points(
     flat = np.flatnonzero((fate == Fate.UNDECIDED) & (curvature > 0))
     if flat.size:
         manifold = np.zeros(len(state), bool)
-        manifold[flat] = _on_manifold_of_equal_loss(
-            family, parameter[flat], Cycles(*(field[flat] for field in points)), curvature[flat]
-        )
+        manifold[flat] = _on_manifold_of_equal_loss(family, parameter[flat], points.take(flat), curvature[flat])
         assign(manifold, Fate.MINIMUM, Reason.MANIFOLD_OF_MINIMA)
     return fate, reason
 
@@ -257,7 +263,7 @@ def _on_manifold_of_equal_loss(
     if not lanes.size:
         return answer
     parameter, curvature = parameter[lanes], curvature[lanes]
-    points, bases = Cycles(*(field[lanes] for field in points)), [bases[lane] for lane in lanes]
+    points, bases = points.take(lanes), [bases[lane] for lane in lanes]
     state = points.points[:, 0]
     size = np.linalg.norm(state, axis=1)
     length = np.where(size > 0, size, 1.0)
@@ -307,8 +313,7 @@ def judge_cycles(family: Family, parameter: np.ndarray, state: np.ndarray, perio
         for candidate in np.unique(candidates[~verdicts.given]):
             lanes = np.flatnonzero(~verdicts.given & (candidates == candidate))
             found = _judge_cycles_of_period(family, parameter[lanes], state[lanes], scale[lanes], int(candidate))
-            for field, values in zip(verdicts, found, strict=True):
-                field[lanes] = values
+            verdicts.fill(lanes, found)
         if np.array_equal(shortest, period):
             break
     return verdicts
@@ -325,11 +330,10 @@ def _judge_cycles_of_period(
     for shorter in np.unique(minimal[(minimal > 1) & (minimal < period)]):
         lanes = np.flatnonzero(minimal == shorter)
         found = _judge_cycles_of_period(family, parameter[lanes], state[lanes], scale[lanes], int(shorter))
-        for field, values in zip(verdicts, found, strict=True):
-            field[lanes] = values
+        verdicts.fill(lanes, found)
     proper = np.flatnonzero(minimal == period)
     if proper.size:
-        reason = _judge_multipliers(family, parameter[proper], Cycles(*(field[proper] for field in cycles)))
+        reason = _judge_multipliers(family, parameter[proper], cycles.take(proper))
         confirmed = reason == Reason.CYCLE_CONFIRMED
         verdicts.reason[proper] = reason
         verdicts.fate[proper[confirmed]] = Fate.PERIODIC
@@ -344,7 +348,7 @@ def _judge_multipliers(family: Family, parameter: np.ndarray, cycles: Cycles) ->
     verified = neutral == 0
     flat = np.flatnonzero(~verified)
     if flat.size:
-        candidates = Cycles(*(field[flat] for field in cycles))
+        candidates = cycles.take(flat)
         verified[flat], _ = is_on_a_family(
             family, parameter[flat], candidates, [bases[lane] for lane in flat], candidates.diameter()
         )

@@ -46,6 +46,10 @@ class Cycles(NamedTuple):
     displacement: np.ndarray
     converged: np.ndarray
 
+    def take(self, lanes: np.ndarray) -> "Cycles":
+        """The cycles of some lanes."""
+        return Cycles(*(field[lanes] for field in self))
+
     def diameter(self) -> np.ndarray:
         """The largest distance from the first point to another point of the cycle."""
         return np.linalg.norm(self.points - self.points[:, :1], axis=2).max(axis=1)
