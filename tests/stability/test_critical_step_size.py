@@ -243,7 +243,7 @@ def test_no_minimum_behind_a_bottleneck_is_flatter_than_the_bound(widths, spread
     target = np.random.default_rng(2).normal(size=(widths[-1], widths[0]))
     network = whitened(widths, target) if spread is None else random_network(3, widths, spread=spread)
     rank = min(widths)
-    lower = critical_step_size(network, restarts=1).min_sharpness.lower
+    lower = critical_step_size(network, starts=4).min_sharpness.lower
     U, s, Vt = np.linalg.svd(network.optimum)
     rng = np.random.default_rng(0)
     for _ in range(200):

@@ -1,8 +1,8 @@
 """A data set with the record of how it was preprocessed."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -22,10 +22,12 @@ class DataSet:
     targets: np.ndarray
     provenance: str
 
-    def linear_network(self, hidden: Sequence[int] = ()) -> LinearNetwork:
-        """The `LinearNetwork` on these data with the given hidden widths."""
+    def linear_network(
+        self, hidden: Sequence[int] = (), *, loss: str | Callable[[Any], Any] = "squared"
+    ) -> LinearNetwork:
+        """The `LinearNetwork` on these data with the given hidden widths and loss."""
         widths = (self.inputs.shape[1], *hidden, self.targets.shape[1])
-        return LinearNetwork(widths, self.inputs, self.targets, provenance=self.provenance)
+        return LinearNetwork(widths, self.inputs, self.targets, loss=loss, provenance=self.provenance)
 
 
 def preprocessed(

@@ -141,11 +141,11 @@ def block_size(bytes_per_lane: int, largest: int = 256) -> int:
     return lanes
 
 
-def in_blocks(function: Callable[..., Any], lane_arrays: Any, block: int) -> Any:
+def in_blocks(function: Callable[..., Any], lane_arrays: Any, block: int, threads: int | None = None) -> Any:
     """``function`` of a pytree of arrays with a leading lane axis, evaluated block by block.
 
-    Blocks are padded by repeating the last lane and run in as many threads as there are processors; the result
-    is a pytree of NumPy arrays with the same leading length.
+    Blocks are padded by repeating the last lane and run in as many threads as there are processors, or as
+    given; the result is a pytree of NumPy arrays with the same leading length.
     """
     count = len(jax.tree.leaves(lane_arrays)[0])
 
@@ -159,8 +159,11 @@ def in_blocks(function: Callable[..., Any], lane_arrays: Any, block: int) -> Any
     begins = range(0, count, block)
     if len(begins) == 1:
         return run(0)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = list(pool.map(run, begins))
+    if threads == 1:
+        results = [run(begin) for begin in begins]
+    else:
+        with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+            results = list(pool.map(run, begins))
     return jax.tree.map(lambda *parts: np.concatenate(parts), *results)
 
 
@@ -183,7 +186,13 @@ class Batched(eqx.Module):
         return jax.vmap(self.function)(*lane_arrays)
 
 
-def on_lanes(function: Callable[..., Any], lane_arrays: tuple[Any, ...], block: int) -> Any:
-    """``function`` (an Equinox module or a method of one, of a single lane) on every lane, in fixed blocks."""
+def on_lanes(
+    function: Callable[..., Any], lane_arrays: tuple[Any, ...], block: int, threads: int | None = None
+) -> Any:
+    """``function`` (an Equinox module or a method of one, of a single lane) on every lane, in fixed blocks.
+
+    Programs with eigenvalue decompositions need ``threads=1``: two of them side by side can wait for each other
+    forever in XLA's thread pool.
+    """
     batched = for_tracing(Batched(function))
-    return in_blocks(lambda block_arrays: compiled(batched, block_arrays), lane_arrays, block)
+    return in_blocks(lambda block_arrays: compiled(batched, block_arrays), lane_arrays, block, threads)

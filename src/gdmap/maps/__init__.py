@@ -3,5 +3,6 @@
 from gdmap.maps.base import Map
 from gdmap.maps.family import ConstantFamily, Family, StepSizeFamily
 from gdmap.maps.gradient_descent import GradientDescent
+from gdmap.maps.optimiser import Optimiser
 
-__all__ = ["ConstantFamily", "Family", "GradientDescent", "Map", "StepSizeFamily"]
+__all__ = ["ConstantFamily", "Family", "GradientDescent", "Map", "Optimiser", "StepSizeFamily"]

@@ -6,9 +6,13 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from gdmap.engines.precision import entry_point
+from gdmap.engines.precision import entry_point, is_traced
 from gdmap.objectives import AbstractObjective
+
+# Counters are 32-bit integers.
+LAST_TIME = 2**31 - 2
 
 
 class Map(eqx.Module):
@@ -24,6 +28,15 @@ class Map(eqx.Module):
     def update(self, state: Any) -> Any:
         """The next state in traceable JAX; ``state`` has been checked by the caller."""
 
+    def update_at(self, state: Any, time: Any) -> Any:
+        """The next state after ``time`` updates, traceable; the same as `update` unless `depends_on_time`."""
+        return self.update(state)
+
+    @property
+    def depends_on_time(self) -> bool:
+        """Whether the map changes with the number of updates already made; then only `step_at` applies."""
+        return False
+
     @property
     def state_dim(self) -> int:
         """The dimension of the state space."""
@@ -33,6 +46,14 @@ class Map(eqx.Module):
     def step(self, state: Any) -> Any:
         """The next state, shape ``(state_dim,)``, in the dtype of ``state``."""
         return self.update(self.checked(state))
+
+    def step_at(self, state: Any, time: Any) -> Any:
+        """The next state when ``time`` updates (an integer from 0) have been made; `step` where it never matters."""
+        return self._step_at(state, checked_time(time))
+
+    @entry_point
+    def _step_at(self, state: Any, time: Any) -> Any:
+        return self.update_at(self.checked(state), jnp.asarray(time, jnp.int32))
 
     @entry_point
     def jacobian(self, state: Any) -> Any:
@@ -61,3 +82,13 @@ class Map(eqx.Module):
                 "pass one flat state (see initial_state), and jax.vmap over several"
             )
         return state
+
+
+def checked_time(time: Any) -> Any:
+    """A number of updates as a floating scalar (what entry points take), or an error if it cannot be one."""
+    if is_traced(time):
+        return jnp.asarray(time, float)
+    whole = isinstance(time, (int, np.integer)) and not isinstance(time, bool)
+    if not whole or not 0 <= time <= LAST_TIME:
+        raise ValueError(f"time must be the number of updates already made, an integer from 0, got {time!r}")
+    return np.asarray(time, np.float64)

@@ -1,17 +1,30 @@
-"""Global minima: exact ones where the theory gives them, searched ones where it does not."""
+"""Minima: finding and verifying them, the manifold they form, sampling it, and its flattest point."""
 
+from gdmap.minima.critical_points import Evidence
+from gdmap.minima.flattest import FlattestMinimum, flattest_minimum
 from gdmap.minima.linear_network import (
     SharpnessBound,
     aligned_minimum,
     balanced_minimum,
     minimal_sharpness_bound,
-    search_flattest_minimum,
 )
+from gdmap.minima.manifold import minima_curve, minima_manifold, move
+from gdmap.minima.minimum import Minimum, find_minimum, verified_minimum
+from gdmap.minima.sampling import sample_minima
 
 __all__ = [
+    "Evidence",
+    "FlattestMinimum",
+    "Minimum",
     "SharpnessBound",
     "aligned_minimum",
     "balanced_minimum",
+    "find_minimum",
+    "flattest_minimum",
+    "minima_curve",
+    "minima_manifold",
     "minimal_sharpness_bound",
-    "search_flattest_minimum",
+    "move",
+    "sample_minima",
+    "verified_minimum",
 ]

@@ -1,4 +1,4 @@
-"""Minima of deep linear networks and how flat they can be.
+"""Minima of deep linear networks under the square loss, and how flat they can be.
 
 Notation (docs/critical-step-size.md has the proofs): ``Sigma = S S^T`` the input covariance, ``C = W_ls S``
 the whitened target, ``C_r`` its best approximation of rank ``r = min(widths)``, ``N`` the depth.
@@ -9,16 +9,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from scipy.optimize import brentq, minimize
+from scipy.optimize import brentq
 
-from gdmap.engines.precision import float64
+from gdmap.engines.random import gaussian_starts
 from gdmap.objectives import LinearNetwork
-from gdmap.spectra import largest_eigenvalue
-
-NORM_EXPONENTS = (8, 32, 128, 512, 2048, 8192)
 
 
 @dataclass(frozen=True)
@@ -137,17 +132,15 @@ def _zero_slope_direction(slope: Any, below: np.ndarray, above: np.ndarray) -> n
 
 
 def balanced_minimum(network: LinearNetwork) -> np.ndarray:
-    """The balanced global minimum of a whitened network, ``W_l = U_l D^{1/N} U_{l-1}^T``; shape ``(dim,)``.
+    """The balanced global minimum ``W_l = U_l D^{1/N} U_{l-1}^T``, shape ``(dim,)``.
 
-    ``D`` holds the singular values of the optimum. It attains the smallest sharpness
+    ``D`` holds the singular values of the optimum. On whitened data it attains the smallest sharpness
     ``N sigma_1^{2-2/N}``.
     """
-    if not network.is_whitened:
-        raise ValueError("the balanced minimum is the flattest for whitened data only")
     rank, N = min(network.widths), network.depth
     if N == 1:
         return network.ravel([network.least_squares])
-    U, singular_values, Vt = np.linalg.svd(network.least_squares)
+    U, singular_values, Vt = np.linalg.svd(network.optimum)
     roots = singular_values[:rank] ** (1 / N)
     layers = [_embedded(np.diag(roots), shape) for shape in layer_shapes(network)]
     layers[0] = layers[0][:, :rank] @ Vt[:rank]
@@ -193,99 +186,34 @@ def _embedded(block: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return matrix
 
 
-def search_flattest_minimum(network: LinearNetwork, restarts: int = 5, seed: int = 0) -> np.ndarray:
-    """Minimise the sharpness over the global minima of a network with a bottleneck, from several starts.
+def exact_minima(network: LinearNetwork, count: int, seed: int, scale: float) -> np.ndarray | None:
+    """Random global minima, shape ``(count, dim)``; ``None`` behind a bottleneck or for other losses than the square.
 
-    The minima are parametrised through the narrowest layer of width ``r``: the two halves multiply to
-    ``A G`` and ``G^{-1} B`` with ``A B = W*`` and ``G`` invertible; inside each half the outermost factor is
-    solved for (pseudo-inverse) and keeps its free part. The objective is the p-norm of the Hessian's spectrum
-    with ``p`` raised to 8192, by L-BFGS.
-
-    Returns the minima found, shape ``(restarts, dim)``, flattest first. Nothing is proved about optimality:
-    the spread over restarts is all that is known.
+    All layers have independent ``N(0, scale^2)`` entries; then the first is changed as little as the optimum
+    demands (``W_1 + A^+ (W - A W_1)`` with ``A`` the layers above), or the last where the layers below it span.
+    Where the inputs do not span, the free part of ``W`` is Gaussian too.
     """
-    parametrised = _BottleneckMinima(network)
-    found = []
-    for restart in range(restarts):
-        noise = np.random.default_rng([seed, restart]).standard_normal(parametrised.size)
-        z = parametrised.start() + (0.3 if restart else 0.0) * noise
-        for exponent in NORM_EXPONENTS:
-            z = minimize(
-                parametrised.log_norm,
-                z,
-                args=(exponent,),
-                jac=True,
-                method="L-BFGS-B",
-                options={"maxiter": 500},
-            ).x
-        found.append(parametrised.minimum(z))
-    found.sort(key=lambda theta: largest_eigenvalue(network, theta).value)
-    return np.stack(found)
-
-
-class _BottleneckMinima:
-    """Global minima behind a bottleneck as a smooth function of free coordinates ``z``."""
-
-    def __init__(self, network: LinearNetwork) -> None:
-        self.network = network
-        self.cut = int(np.argmin(network.widths))
-        rank = network.widths[self.cut]
-        U, singular_values, _ = np.linalg.svd(network.whitened_target)
-        self.left = U[:, :rank] * np.sqrt(singular_values[:rank])
-        self.right = (self.left / singular_values[:rank]).T @ network.least_squares
-        self.shapes = [(rank, rank), *layer_shapes(network)]
-        self.size = sum(rows * columns for rows, columns in self.shapes)
-        self._log_norm = jax.jit(jax.value_and_grad(self._traced_log_norm), static_argnums=1)
-        self._minimum = jax.jit(self._traced_minimum)
-
-    def start(self) -> np.ndarray:
-        """Coordinates of a roughly balanced minimum."""
-        rank = self.shapes[0][0]
-        return np.concatenate([_embedded(np.eye(rank), shape).ravel() for shape in self.shapes])
-
-    def _traced_minimum(self, z: Any) -> Any:
-        gauge, *layers = self._blocks(z)
-        lower, upper = layers[: self.cut], layers[self.cut :]
-        lower[0] = solve_first(lower, jnp.linalg.solve(gauge, jnp.asarray(self.right)))
-        upper[-1] = solve_first([layer.T for layer in reversed(upper)], (jnp.asarray(self.left) @ gauge).T).T
-        return jnp.concatenate([layer.ravel() for layer in (*lower, *upper)])
-
-    def _blocks(self, z: Any) -> list[Any]:
-        sizes = np.cumsum([rows * columns for rows, columns in self.shapes])
-        parts = jnp.split(z, sizes[:-1])
-        return [part.reshape(shape) for part, shape in zip(parts, self.shapes, strict=True)]
-
-    def _traced_log_norm(self, z: Any, exponent: int) -> Any:
-        hessian = self.network.hessian(self._traced_minimum(z))
-        return log_schatten_norm(hessian, exponent)
-
-    def minimum(self, z: np.ndarray) -> np.ndarray:
-        """The minimum with coordinates ``z``."""
-        with float64():
-            return np.asarray(self._minimum(z))
-
-    def log_norm(self, z: np.ndarray, exponent: int) -> tuple[float, np.ndarray]:
-        """Logarithm of the p-norm of the Hessian spectrum at the minimum, and its gradient."""
-        with float64():
-            value, gradient = self._log_norm(z, exponent)
-            return float(value), np.asarray(gradient)
-
-
-def solve_first(layers: list[Any], product: Any) -> Any:
-    """The first of ``layers`` changed as little as needed for ``layers[-1] ... layers[0] = product``."""
-    first, *rest = layers
-    if not rest:
-        return product
-    above = functools.reduce(lambda lower, upper: upper @ lower, rest)
-    return first + above.T @ jnp.linalg.solve(above @ above.T, product - above @ first)
-
-
-def log_schatten_norm(matrix: Any, exponent: int) -> Any:
-    """``log tr(matrix^p)^{1/p}`` of a symmetric matrix for ``p`` a power of two, by repeated squaring."""
-    logarithm, power = jnp.zeros(()), 1
-    while power < exponent:
-        size = jnp.linalg.norm(matrix)
-        logarithm = logarithm + jnp.log(size) / power
-        matrix = (matrix / size) @ (matrix / size)
-        power *= 2
-    return logarithm + jnp.log(jnp.trace(matrix)) / power
+    if not network.is_squared:
+        return None
+    inputs, *hidden, outputs = network.widths
+    solve_first_layer = all(width >= outputs for width in hidden)
+    if not (solve_first_layer or all(width >= inputs for width in hidden)):
+        return None
+    shapes = layer_shapes(network)
+    draws = gaussian_starts(count, network.dim + outputs * inputs, seed, scale)
+    free = draws[:, network.dim :].reshape(count, outputs, inputs)
+    S = input_factor(network)
+    targets = network.optimum + free @ (np.eye(inputs) - S @ np.linalg.pinv(S))
+    if network.depth == 1:
+        return targets.reshape(count, -1)
+    layers, position = [], 0
+    for rows, columns in shapes:
+        layers.append(draws[:, position : position + rows * columns].reshape(count, rows, columns))
+        position += rows * columns
+    if solve_first_layer:
+        above = functools.reduce(lambda lower, upper: upper @ lower, layers[1:])
+        layers[0] = layers[0] + np.linalg.pinv(above) @ (targets - above @ layers[0])
+    else:
+        below = functools.reduce(lambda lower, upper: upper @ lower, layers[:-1])
+        layers[-1] = layers[-1] + (targets - layers[-1] @ below) @ np.linalg.pinv(below)
+    return np.concatenate([layer.reshape(count, -1) for layer in layers], axis=1)

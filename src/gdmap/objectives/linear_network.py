@@ -1,40 +1,47 @@
-"""Deep linear networks on a data set that has been reduced to its sufficient statistics."""
+"""Deep linear networks; for the square loss the data are reduced to their sufficient statistics."""
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from gdmap.engines.precision import entry_point
-from gdmap.objectives.base import AbstractObjective
+from gdmap.objectives.base import AbstractObjective, check_scalar_loss
+from gdmap.objectives.least_squares import SquareLoss, numerical_rank, square_loss, square_loss_of_samples
 from gdmap.objectives.objective import checked_probabilities
+from gdmap.objectives.residual_loss import SQUARED, ResidualLoss, resolve_loss
 
-ROWS_AT_ONCE = 65536
 NO_SAMPLES = "this linear network was made from a target matrix, so it has no samples"
 
 
 class Samples:
     """The training samples, kept out of the traced arrays so that a step does not carry them."""
 
-    def __init__(self, inputs: np.ndarray, targets: np.ndarray, probabilities: np.ndarray | None) -> None:
+    def __init__(self, inputs: Any, targets: Any, probabilities: Any) -> None:
         self.inputs = inputs
         self.targets = targets
         self.probabilities = probabilities
 
 
 class LinearNetwork(AbstractObjective):
-    """The square loss of a deep linear network ``x -> W_N ... W_1 x``.
+    """A loss of the residual of a deep linear network ``x -> W_N ... W_1 x``; by default the square loss.
 
     ``L(theta) = 1/(2m) sum_i ||W_N ... W_1 x_i - y_i||^2``, evaluated from sufficient statistics as
     ``L_ls + 1/2 ||W_N ... W_1 S - C||_F^2``. Here ``S S^T = Sigma = X^T X / m`` is the input covariance
     (uncentred second moment), ``C = W_ls S`` with ``W_ls`` the least-squares map, and ``L_ls`` its loss. So a
     step costs the same for 100 and for 10 million samples, and nothing cancels near the optimum.
+
+    Another ``loss`` gives ``L(theta) = 1/m sum_i loss(W_N ... W_1 x_i - y_i)``, evaluated sample by sample. Its
+    minima are not known in closed form: what belongs to the square loss alone (`optimum`, `whitened_target`,
+    `target_rank`, `residuals`, ...) raises a ``ValueError``, and `optimal_value` and `critical_gap` are
+    ``None``.
 
     ``theta`` is ``W_1, ..., W_N`` in that order, each ``(d_l, d_{l-1})`` and row-major. No biases.
 
@@ -44,6 +51,11 @@ class LinearNetwork(AbstractObjective):
         ``(d_0, ..., d_N)``, at least two; ``N = 1`` is linear regression.
     inputs, targets
         Arrays of shape ``(m, d_0)`` and ``(m, d_N)``; integers are read as numbers.
+    loss
+        ``'squared'`` (``1/2 ||r||^2``); ``'huber'`` (summed over the entries of ``r``: ``r_j^2 / 2`` for
+        ``|r_j| <= 1``, else ``|r_j| - 1/2``); ``'log_cosh'`` (the sum of ``log cosh r_j``); or a JAX function of
+        the residual ``r`` of one sample, shape ``(d_N,)``, that returns a scalar, or a vector of that shape,
+        which is summed. It is taken as it is: neither convexity nor a minimum at 0 is required.
     probabilities
         Weights of the samples in the mean (non-negative, summing to 1); uniform by default.
     provenance
@@ -52,17 +64,16 @@ class LinearNetwork(AbstractObjective):
 
     Raises
     ------
+    TypeError
+        For a loss that is no function, or does not return real floating numbers of one of the two shapes.
     ValueError
-        For widths that do not fit the data, data that are not finite, or arrays that are not 2-D.
+        For an unknown name of a loss, widths that do not fit the data, data that are not finite, or arrays
+        that are not 2-D.
     """
 
     widths: tuple[int, ...] = eqx.field(static=True)
     dim: int = eqx.field(static=True)
-    least_squares: np.ndarray
-    covariance_factor: np.ndarray | None
-    whitened_target: np.ndarray
-    residual_loss: np.ndarray
-    bottleneck_loss: np.ndarray
+    data_loss: SquareLoss | ResidualLoss
     samples: Samples | None = eqx.field(static=True)
     provenance: str = eqx.field(static=True)
 
@@ -72,6 +83,7 @@ class LinearNetwork(AbstractObjective):
         inputs: Any,
         targets: Any,
         *,
+        loss: str | Callable[[Any], Any] = SQUARED,
         probabilities: Any = None,
         provenance: str = "",
     ) -> None:
@@ -82,17 +94,16 @@ class LinearNetwork(AbstractObjective):
             raise ValueError(f"inputs has {len(inputs)} samples but targets has {len(targets)}")
         if probabilities is not None:
             probabilities = checked_probabilities(probabilities, len(inputs))
-        factor = triangular_factor(inputs, targets, probabilities)
-        d0 = self.widths[0]
-        S, cross = factor[:d0, :d0], factor[:d0, d0:]
-        solved = solve_least_squares(S, cross)
-        unexplained = cross - solved.explained
-        residual_loss = (np.sum(unexplained**2) + np.sum(factor[d0:, d0:] ** 2)) / 2
-        self._fill(
-            samples=Samples(inputs, targets, probabilities),
-            provenance=provenance,
-            **statistics(self.widths, solved.solution.T, S.T, solved.explained.T, residual_loss),
-        )
+        self.samples = Samples(inputs, targets, probabilities)
+        self.provenance = provenance
+        if isinstance(loss, str) and loss == SQUARED:
+            self.data_loss = square_loss_of_samples(self.widths, inputs, targets, probabilities)
+        else:
+            self.data_loss = ResidualLoss(*resolve_loss(loss), inputs, targets, probabilities)
+            try:
+                check_scalar_loss(self)
+            except jax.errors.JAXTypeError as error:
+                raise TypeError(f"loss must be traceable by JAX, written with jax.numpy: {error}") from error
 
     @classmethod
     def whitened(cls, widths: Sequence[int], target_matrix: Any) -> "LinearNetwork":
@@ -115,12 +126,12 @@ class LinearNetwork(AbstractObjective):
             dim=dim,
             samples=None,
             provenance="whitened data, given by the target matrix",
-            **statistics(sizes, target, None, target, 0.0),
+            data_loss=square_loss(sizes, target, None, target, 0.0),
         )
         return network
 
     def _fill(self, **values: Any) -> None:
-        # The modules are frozen; every constructor ends here.
+        # The modules are frozen; constructors other than __init__ end here.
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
@@ -132,19 +143,73 @@ class LinearNetwork(AbstractObjective):
         return network
 
     def evaluate(self, theta: Any) -> Any:
-        """``L_ls + 1/2 ||W S - C||_F^2``."""
-        return jnp.asarray(self.residual_loss, theta.dtype) + self._misfit(theta)
+        """``L_ls + 1/2 ||W S - C||_F^2``, or the mean of another loss over the samples."""
+        return self.data_loss.evaluate(self.product(theta))
 
     @entry_point
     def excess(self, theta: Any) -> Any:
         """``L(theta) - L*``, without cancellation where the network can reach the least-squares map."""
-        return self._misfit(theta) - jnp.asarray(self.bottleneck_loss, theta.dtype)
-
-    def _misfit(self, theta: Any) -> Any:
+        square = self._square("excess")
         product = self.product(theta)
-        if self.covariance_factor is not None:
-            product = product @ jnp.asarray(self.covariance_factor, theta.dtype)
-        return jnp.sum((product - jnp.asarray(self.whitened_target, theta.dtype)) ** 2) / 2
+        return square.misfit(product) - jnp.asarray(square.bottleneck_loss, product.dtype)
+
+    @entry_point
+    def residuals(self, theta: Any) -> Any:
+        """``W S - C`` as a flat vector ``r``, shape ``(d_N d_0,)``: ``L(theta) = L_ls + 1/2 ||r||^2``.
+
+        For the square loss only (see `has_residuals`).
+        """
+        return self._square("residuals").residuals(self.product(theta)).ravel()
+
+    @property
+    def has_residuals(self) -> bool:
+        """Whether the loss is a constant plus half a sum of squares of `residuals`."""
+        return self.is_squared
+
+    @property
+    def is_squared(self) -> bool:
+        """Whether the loss is the square loss, by name."""
+        return isinstance(self.data_loss, SquareLoss)
+
+    @property
+    def loss(self) -> str | Callable[[Any], Any]:
+        """The loss of the residual as given at construction."""
+        if isinstance(self.data_loss, SquareLoss):
+            return SQUARED
+        return self.data_loss.name if self.data_loss.is_named else self.data_loss.function
+
+    def _square(self, name: str) -> SquareLoss:
+        if not isinstance(self.data_loss, SquareLoss):
+            raise ValueError(
+                f"{name} belongs to the square loss; this linear network has the loss {self.data_loss.name!r}, "
+                "whose minima are not known in closed form"
+            )
+        return self.data_loss
+
+    @property
+    def least_squares(self) -> np.ndarray:
+        """``W_ls``, the least-squares map of minimum norm, shape ``(d_N, d_0)``."""
+        return self._square("least_squares").least_squares
+
+    @property
+    def covariance_factor(self) -> np.ndarray | None:
+        """``S`` with ``S S^T = Sigma``, lower triangular; ``None`` where it is the identity by construction."""
+        return self._square("covariance_factor").covariance_factor
+
+    @property
+    def whitened_target(self) -> np.ndarray:
+        """``C = W_ls S``, shape ``(d_N, d_0)``."""
+        return self._square("whitened_target").whitened_target
+
+    @property
+    def residual_loss(self) -> np.ndarray:
+        """``L_ls``, the loss of the least-squares map."""
+        return self._square("residual_loss").residual_loss
+
+    @property
+    def bottleneck_loss(self) -> np.ndarray:
+        """``L* - L_ls``, what the narrowest layer costs."""
+        return self._square("bottleneck_loss").bottleneck_loss
 
     def matrices(self, theta: Any) -> list[Any]:
         """The weight matrices ``[W_1, ..., W_N]`` in ``theta``."""
@@ -182,33 +247,38 @@ class LinearNetwork(AbstractObjective):
     @property
     def is_whitened(self) -> bool:
         """Whether the input covariance is the identity by construction."""
-        return self.covariance_factor is None
+        return isinstance(self.data_loss, SquareLoss) and self.data_loss.covariance_factor is None
 
     @property
     def input_covariance(self) -> np.ndarray:
         """``Sigma = X^T X / m``, shape ``(d_0, d_0)``; not centred unless the inputs are."""
-        if self.covariance_factor is None:
-            return np.eye(self.widths[0])
-        return self.covariance_factor @ self.covariance_factor.T
+        if isinstance(self.data_loss, ResidualLoss):
+            return self.data_loss.second_moment(self.data_loss.inputs)
+        factor = self.data_loss.covariance_factor
+        return np.eye(self.widths[0]) if factor is None else factor @ factor.T
 
     @property
     def cross_covariance(self) -> np.ndarray:
         """``Y^T X / m``, shape ``(d_N, d_0)``."""
-        return self.least_squares @ self.input_covariance
+        if isinstance(self.data_loss, ResidualLoss):
+            return self.data_loss.second_moment(self.data_loss.targets)
+        return self.data_loss.least_squares @ self.input_covariance
 
     @property
     def target_energy(self) -> float:
         """``||Y||_F^2 / m``."""
-        return float(np.sum(self.whitened_target**2) + 2 * self.residual_loss)
+        return self.data_loss.target_energy
 
     @property
     def target_rank(self) -> int:
         """The numerical rank of ``C``: singular values above rounding, relative to the target energy."""
-        return numerical_rank(self.whitened_target, self.target_energy)
+        square = self._square("target_rank")
+        return numerical_rank(square.whitened_target, square.target_energy)
 
     @property
     def reaches_least_squares(self) -> bool:
         """Whether ``min(widths) >= rank C``, so that the network can realise the least-squares map."""
+        self._square("reaches_least_squares")
         return self.target_rank <= min(self.widths)
 
     @property
@@ -218,29 +288,33 @@ class LinearNetwork(AbstractObjective):
         ``W* = U_r U_r^T W_ls`` with ``U_r`` the leading left singular vectors of ``C``. Where the inputs do
         not span, the pseudo-inverse fixes the free part.
         """
+        self._square("optimum")
         if self.reaches_least_squares:
             return self.least_squares
         U = np.linalg.svd(self.whitened_target)[0][:, : min(self.widths)]
         return U @ (U.T @ self.least_squares)
 
     @property
-    def optimal_value(self) -> float:
-        """``L* = min L``, the loss of `optimum`."""
-        return float(self.residual_loss + self.bottleneck_loss)
+    def optimal_value(self) -> float | None:
+        """``L* = min L``, the loss of `optimum`; ``None`` for other losses than the square loss."""
+        return float(self.residual_loss + self.bottleneck_loss) if self.is_squared else None
 
     @property
     def knows_optimum(self) -> bool:
-        """Always: least squares or reduced-rank regression."""
-        return True
+        """For the square loss: least squares or reduced-rank regression."""
+        return self.is_squared
 
     @property
-    def critical_gap(self) -> float:
+    def critical_gap(self) -> float | None:
         """The smallest excess of the loss over ``L*`` at a critical point that is not a global minimum.
 
         At a critical point the end-to-end matrix keeps a subset of at most ``min(widths)`` singular
         components of ``C`` (Baldi & Hornik 1989), and those above the optimum are saddles: no spurious minima.
-        Infinite for linear regression and for a zero optimum, where every critical value is optimal.
+        Infinite for linear regression and for a zero optimum, where every critical value is optimal; ``None``
+        for other losses than the square loss.
         """
+        if not self.is_squared:
+            return None
         singular_values = np.linalg.svd(self.whitened_target, compute_uv=False)
         kept = min(*self.widths, self.target_rank)
         if self.depth == 1 or kept == 0:
@@ -258,10 +332,14 @@ class LinearNetwork(AbstractObjective):
 
     @entry_point
     def _sample_losses(self, theta: Any, inputs: Any, targets: Any) -> Any:
-        return jnp.sum((inputs @ self.product(theta).T - targets) ** 2, axis=1) / 2
+        inputs, targets = jnp.asarray(inputs, theta.dtype), jnp.asarray(targets, theta.dtype)
+        residuals = inputs @ self.product(theta).T - targets
+        if isinstance(self.data_loss, ResidualLoss):
+            return jax.vmap(self.data_loss.of_one_sample)(residuals)
+        return jnp.sum(residuals**2, axis=1) / 2
 
     def sample_values(self, theta: Any) -> Any:
-        """``1/2 ||W_N ... W_1 x_i - y_i||^2`` for every sample, shape ``(n_samples,)``."""
+        """The loss of every sample (``1/2 ||W_N ... W_1 x_i - y_i||^2``), shape ``(n_samples,)``."""
         samples = self._samples()
         return self._sample_losses(theta, samples.inputs, samples.targets)
 
@@ -269,78 +347,38 @@ class LinearNetwork(AbstractObjective):
         """The same network with sampling probabilities ``p`` for the mean."""
         samples = self._samples()
         return LinearNetwork(
-            self.widths, samples.inputs, samples.targets, probabilities=p, provenance=self.provenance
+            self.widths,
+            samples.inputs,
+            samples.targets,
+            loss=self.loss,
+            probabilities=p,
+            provenance=self.provenance,
         )
 
     def _samples(self) -> Samples:
-        if self.samples is None:
-            raise ValueError(NO_SAMPLES)
-        return self.samples
+        if self.samples is not None:
+            return self.samples
+        if isinstance(self.data_loss, ResidualLoss):
+            return Samples(self.data_loss.inputs, self.data_loss.targets, self.data_loss.probabilities)
+        raise ValueError(NO_SAMPLES)
 
     def describe(self) -> dict[str, Any]:
-        """The record of `AbstractObjective.describe` with the widths and the normalisation of the loss."""
-        normalisation = "1/2 ||W - W*||_F^2" if self.is_whitened else "1/(2m) sum ||W x - y||^2"
+        """The record of `AbstractObjective.describe` with the widths, the loss and its normalisation.
+
+        A loss of the user's is named as they named it; what it computes is covered by the fingerprint.
+        """
+        if isinstance(self.data_loss, ResidualLoss):
+            name, normalisation = self.data_loss.name, self.data_loss.normalisation
+        else:
+            name = SQUARED
+            normalisation = "1/2 ||W - W*||_F^2" if self.is_whitened else "1/(2m) sum ||W x - y||^2"
         return {
             **super().describe(),
             "widths": list(self.widths),
+            "loss": name,
             "normalisation": normalisation,
             "data": self.provenance,
         }
-
-
-class LeastSquares(NamedTuple):
-    """The minimum-norm solution ``x`` of ``a x = b`` and what it explains, ``a x`` without its rounding."""
-
-    solution: np.ndarray
-    explained: np.ndarray
-
-
-def solve_least_squares(a: np.ndarray, b: np.ndarray) -> LeastSquares:
-    """Least squares with a numerical rank that does not depend on the units of the columns of ``a``.
-
-    Singular values of ``a`` with columns of unit length count as zero below ``max(shape) eps``; the
-    pseudo-inverse solution is then taken in the original units.
-    """
-    lengths = np.linalg.norm(a, axis=0)
-    lengths = np.where(lengths > 0, lengths, 1.0)
-    U, singular_values, Vt = np.linalg.svd(a / lengths)
-    rank = int(np.sum(singular_values > max(a.shape) * np.finfo(float).eps * singular_values[0]))
-    if rank == min(a.shape):
-        x = (Vt.T / singular_values) @ (U.T @ b) / lengths[:, None]
-        return LeastSquares(x, b)
-    kept = U[:, :rank]
-    explained = kept @ (kept.T @ b)
-    # The equation a x = explained is solvable; its minimum-norm solution lies in the row space of a.
-    rows = np.linalg.qr((Vt[:rank] * lengths).T)[0]
-    particular = (Vt[:rank].T / singular_values[:rank]) @ (kept.T @ b) / lengths[:, None]
-    return LeastSquares(rows @ (rows.T @ particular), explained)
-
-
-def numerical_rank(target: np.ndarray, energy: float) -> int:
-    """Singular values of ``C`` above ``8 max(d_0, d_N) eps`` of the norm of the targets; the rest is rounding."""
-    cutoff = 8 * max(target.shape) * float(np.finfo(float).eps) * math.sqrt(energy)
-    return int(np.sum(np.linalg.svd(target, compute_uv=False) > cutoff))
-
-
-def statistics(
-    widths: tuple[int, ...],
-    least_squares: np.ndarray,
-    covariance_factor: np.ndarray | None,
-    target: np.ndarray,
-    residual_loss: float,
-) -> dict[str, Any]:
-    """The array fields of a network: what the data come to, and the loss that a bottleneck adds."""
-    energy = float(np.sum(target**2) + 2 * residual_loss)
-    cut_off = 0.0
-    if numerical_rank(target, energy) > min(widths):
-        cut_off = float(np.sum(np.linalg.svd(target, compute_uv=False)[min(widths) :] ** 2) / 2)
-    return {
-        "least_squares": least_squares,
-        "covariance_factor": covariance_factor,
-        "whitened_target": target,
-        "residual_loss": np.asarray(residual_loss),
-        "bottleneck_loss": np.asarray(cut_off),
-    }
 
 
 def checked_widths(widths: Sequence[int]) -> tuple[tuple[int, ...], int]:
@@ -383,19 +421,3 @@ def check_magnitude(array: np.ndarray, name: str) -> None:
         raise ValueError(
             f"{name} has a largest entry of {largest:.3g}: rescale, its square leaves float64's range"
         )
-
-
-def triangular_factor(inputs: np.ndarray, targets: np.ndarray, probabilities: np.ndarray | None) -> np.ndarray:
-    """The triangular ``R`` of ``[X, Y] diag(p)^{1/2} = Q R``, from rows taken a few at a time.
-
-    ``R`` holds the input covariance, the cross-covariance and the target energy at once
-    (``R^T R = [X, Y]^T diag(p) [X, Y]``) without squaring the condition number.
-    """
-    m, size = len(inputs), inputs.shape[1] + targets.shape[1]
-    R = np.zeros((0, size))
-    for begin in range(0, m, ROWS_AT_ONCE):
-        rows = slice(begin, begin + ROWS_AT_ONCE)
-        weight = np.full(len(inputs[rows]), 1 / m) if probabilities is None else probabilities[rows]
-        block = np.hstack([inputs[rows], targets[rows]]) * np.sqrt(weight)[:, None]
-        R = np.asarray(np.linalg.qr(np.vstack([R, block]), mode="r"))
-    return np.vstack([R, np.zeros((size - len(R), size))])

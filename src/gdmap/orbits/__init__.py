@@ -1,5 +1,6 @@
-"""Periodic orbits of maps: refinement, minimal period, multipliers, neutral directions."""
+"""Orbits of maps: trajectories with what is measured along them; periodic orbits, refined and judged."""
 
 from gdmap.orbits.cycles import Cycles, is_on_a_family, refine_cycles
+from gdmap.orbits.trajectory import trajectory
 
-__all__ = ["Cycles", "is_on_a_family", "refine_cycles"]
+__all__ = ["Cycles", "is_on_a_family", "refine_cycles", "trajectory"]

@@ -7,14 +7,16 @@ import numpy as np
 
 from gdmap.bracket import Bracket
 from gdmap.minima import (
+    FlattestMinimum,
     SharpnessBound,
     aligned_minimum,
     balanced_minimum,
+    flattest_minimum,
     minimal_sharpness_bound,
-    search_flattest_minimum,
 )
+from gdmap.minima.critical_points import DENSE_LIMIT
 from gdmap.objectives import AbstractObjective, LinearNetwork
-from gdmap.spectra import largest_eigenvalue
+from gdmap.spectra import sharpness
 
 CLOSED = 1e-9
 
@@ -34,12 +36,15 @@ class CriticalStepSize:
         The explicit global minimum with that sharpness, a flat vector.
     reason
         Which theorem or search gives the answer.
+    search
+        What the numerical search found, where there was one (`FlattestMinimum`), otherwise ``None``.
     """
 
     step_size: Bracket
     min_sharpness: Bracket
     minimum: np.ndarray | None = field(repr=False)
     reason: str
+    search: FlattestMinimum | None = field(default=None, repr=False)
 
     def explain(self) -> str:
         """What the number says, what it does not say, and how far to trust it, in a few sentences."""
@@ -48,45 +53,73 @@ class CriticalStepSize:
                 f"There is no critical step size: {self.reason} "
                 "For every step size there are minima that are not unstable."
             )
-        above = "Above it"
-        if self.step_size.status == "estimated":
-            upper = f"{self.step_size.upper:.7g}"
-            above = f"Between it and {upper} no stable minimum was found, which proves nothing; above that"
+        if self.search is not None and self.search.falling:
+            return (
+                f"No critical step size was found, and none may exist (estimated): {self.reason} The minima found "
+                f"are stable up to step size {self.step_size.value:.4g}; flatter ones beyond them would allow more."
+            )
         return (
             f"Critical step size {self.step_size}: 2 over the smallest sharpness of a global minimum, "
             f"{self.min_sharpness}. {self.reason} "
             "Below it some minima are stable and attract starts near them; that is necessary for "
             "convergence, not sufficient: starts far out may still diverge. "
-            f"{above} every minimum is unstable, and the starts that converge to one have measure zero, unless "
+            f"{self._above()}"
+        )
+
+    def _above(self) -> str:
+        null_set = (
+            "every minimum is unstable, and the starts that converge to one have measure zero, unless "
             "the step size is one of the exceptional ones for which the map is singular."
+        )
+        if self.step_size.status != "estimated":
+            return f"Above it {null_set}"
+        if math.isinf(self.step_size.upper):
+            return (
+                "Above it no stable minimum was found, which proves nothing: a flatter one may have been missed. If "
+                f"none was, then above it {null_set}"
+            )
+        return (
+            f"Between it and {self.step_size.upper:.7g} no stable minimum was found, which proves nothing; "
+            f"above that {null_set}"
         )
 
 
-def critical_step_size(objective: AbstractObjective, *, restarts: int = 5, seed: int = 0) -> CriticalStepSize:
+def critical_step_size(
+    objective: AbstractObjective, *, starts: int = 16, seed: int = 0, scale: float = 1.0
+) -> CriticalStepSize:
     """``eta_crit = 2 / min lambda_max(H)`` over the global minima of ``objective``.
 
-    For a `LinearNetwork` whose optimum is the least-squares map (no bottleneck below the rank of the target),
-    and for whitened data with any bottleneck, the smallest sharpness is a formula and an explicit minimum
-    attains it, so the bracket closes to rounding (status *computed*). With a bottleneck and a general
-    covariance the formula is only a lower bound; the flattest minimum is searched from ``restarts`` starts
-    (status *estimated*: the interval is certain to rounding, that the value is the minimum is not).
+    For a `LinearNetwork` under the square loss whose optimum is the least-squares map (no bottleneck below the
+    rank of the target), and for whitened data with any bottleneck, the smallest sharpness is a formula and an
+    explicit minimum attains it, so the bracket closes to rounding (status *computed*). With a bottleneck and a
+    general covariance the formula is only a lower bound, and the flattest minimum is searched (status
+    *estimated*: the interval is certain to rounding, that the value is the minimum is not).
+
+    For any other objective `flattest_minimum` searches (status *estimated*). The lower end of the step size is
+    certain to rounding: the minimum found is stable up to there. The upper end is infinite, since no bound on
+    the sharpness of minima not found is known. Where the sharpness keeps falling along the set of minima the
+    answer says so, with the sequence: that suggests that no critical step size exists, and does not prove it.
 
     Source: arXiv:2402.13108 for the statement; docs/critical-step-size.md for the formula with proofs.
 
+    Parameters
+    ----------
+    objective
+        The loss; a searched one has at most 1,000 parameters.
+    starts, seed, scale
+        Number, seed and standard deviation of the starts of a search.
+
     Raises
     ------
-    TypeError
-        For objectives other than `LinearNetwork`, for which no method is implemented.
     ValueError
-        If the inputs are all zero, so that the loss is constant.
+        If the loss is constant, has no minimum that can be found, or is too large to search.
     """
-    if isinstance(restarts, bool) or not isinstance(restarts, int) or restarts < 1:
-        raise ValueError(f"restarts must be a positive integer, got {restarts!r}")
-    if not isinstance(objective, LinearNetwork):
-        raise TypeError(
-            f"critical_step_size knows LinearNetwork only, not {type(objective).__name__}: "
-            "for another loss, sweep the step size with gdmap.sweep"
-        )
+    if isinstance(starts, bool) or not isinstance(starts, (int, np.integer)) or starts < 1:
+        raise ValueError(f"starts must be a positive integer, got {starts!r}")
+    if not isinstance(objective, AbstractObjective):
+        raise TypeError(f"objective must be a gdmap objective such as Function(f, dim), got {objective!r}")
+    if not isinstance(objective, LinearNetwork) or not objective.is_squared:
+        return _searched(objective, flattest_minimum(objective, starts=int(starts), seed=seed, scale=scale))
     if not np.any(objective.input_covariance):
         raise ValueError("the inputs are all zero: the loss is constant and every point is a minimum")
     if objective.target_rank == 0 and objective.depth >= 2:
@@ -103,14 +136,16 @@ def critical_step_size(objective: AbstractObjective, *, restarts: int = 5, seed:
             if objective.depth > 1
             else "Linear regression: the largest eigenvalue of the input covariance."
         )
+    elif objective.dim > DENSE_LIMIT:
+        return _bounded_below(objective, bound)
     else:
-        return _searched(objective, bound, restarts, seed)
-    sharpness = largest_eigenvalue(objective, minimum)
+        return _searched(objective, flattest_minimum(objective, starts=int(starts), seed=seed, scale=scale), bound)
+    found = sharpness(objective, minimum)
     margin = bound.relative_error * bound.value
     bracket = Bracket(
         bound.value,
-        min(bound.value - margin, sharpness.upper),
-        max(bound.value, sharpness.upper) + margin,
+        min(bound.value - margin, found.upper),
+        max(bound.value, found.upper) + margin,
         "computed",
         reason,
     )
@@ -126,17 +161,33 @@ def _arbitrarily_flat(network: LinearNetwork) -> CriticalStepSize:
     return CriticalStepSize(zero.reciprocal(2.0, reason), zero, np.zeros(network.dim), reason)
 
 
-def _searched(network: LinearNetwork, bound: SharpnessBound, restarts: int, seed: int) -> CriticalStepSize:
-    minima = search_flattest_minimum(network, restarts, seed)
-    sharpness = [largest_eigenvalue(network, theta) for theta in minima]
-    best, worst = sharpness[0], sharpness[-1]
-    closed = best.upper - bound.value <= CLOSED * bound.value
+def _searched(
+    objective: AbstractObjective, search: FlattestMinimum, bound: SharpnessBound | None = None
+) -> CriticalStepSize:
+    """The answer of a search, with the lower bound on the sharpness where one is known."""
+    bracket, reason = search.sharpness, search.reason
+    if bound is not None:
+        reason = f"Bottleneck with a general input covariance, lower bound {bound.value:.7g}. {reason}"
+        margin = bound.relative_error * bound.value
+        closed = bracket.upper - bound.value <= CLOSED * bound.value
+        bracket = Bracket(
+            bracket.value,
+            min(bound.value - margin, bracket.value),
+            bracket.upper + margin,
+            "computed" if closed else "estimated",
+            reason,
+        )
+    return CriticalStepSize(bracket.reciprocal(2.0, "2 / min sharpness"), bracket, search.theta, reason, search)
+
+
+def _bounded_below(network: LinearNetwork, bound: SharpnessBound) -> CriticalStepSize:
+    """A bottleneck too large for a search: between the lower bound and the balanced minimum."""
+    minimum = balanced_minimum(network)
+    found = sharpness(network, minimum)
     reason = (
-        "Bottleneck with a general input covariance: flattest of "
-        f"{restarts} searched minima (their sharpness spreads from {best.value:.7g} to {worst.value:.7g}), "
-        f"above the lower bound {bound.value:.7g}."
+        f"Bottleneck with a general input covariance and {network.dim} parameters, too many for a search: between "
+        f"the lower bound {bound.value:.7g} and the sharpness of the balanced minimum."
     )
-    margin = bound.relative_error * bound.value
-    lower = min(bound.value - margin, best.value)
-    bracket = Bracket(best.value, lower, best.upper + margin, "computed" if closed else "estimated", reason)
-    return CriticalStepSize(bracket.reciprocal(2.0, "2 / min sharpness"), bracket, minima[0], reason)
+    lower = min(bound.value * (1 - bound.relative_error), found.value)
+    bracket = Bracket(found.value, lower, found.upper, "estimated", reason)
+    return CriticalStepSize(bracket.reciprocal(2.0, "2 / min sharpness"), bracket, minimum, reason)

@@ -1,7 +1,7 @@
 """Sweeps: the fates of the same starts over a range of step sizes, stored chunk by chunk."""
 
+from gdmap.engines.random import gaussian_starts
 from gdmap.sweeps.fractions import fate_fractions, observed_transition
-from gdmap.sweeps.starts import gaussian_starts
 from gdmap.sweeps.store import StoreError
 from gdmap.sweeps.study import Study, load_objective, read_study
 from gdmap.sweeps.sweep import sweep
