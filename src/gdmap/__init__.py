@@ -3,9 +3,29 @@
 from gdmap import data, plots
 from gdmap.bracket import Bracket
 from gdmap.ensembles import Criteria, Fate, Reason, ensemble, fate_names, reason_names
-from gdmap.maps import GradientDescent, Map
+from gdmap.maps import GradientDescent, Map, Optimiser
+from gdmap.minima import (
+    FlattestMinimum,
+    Minimum,
+    find_minimum,
+    flattest_minimum,
+    minima_curve,
+    minima_manifold,
+    sample_minima,
+)
 from gdmap.objectives import Function, LinearNetwork, Objective
-from gdmap.stability import CriticalStepSize, critical_step_size
+from gdmap.orbits import trajectory
+from gdmap.spectra import sharpness, spectral_density, spectrum
+from gdmap.stability import (
+    CriticalStepSize,
+    FlipCoefficient,
+    critical_step_size,
+    flip_coefficient,
+    local_threshold,
+    minima_spectra,
+    schedule_stability,
+    stable_minima,
+)
 from gdmap.sweeps import StoreError, fate_fractions, gaussian_starts, sweep
 
 __all__ = [
@@ -13,11 +33,15 @@ __all__ = [
     "Criteria",
     "CriticalStepSize",
     "Fate",
+    "FlattestMinimum",
+    "FlipCoefficient",
     "Function",
     "GradientDescent",
     "LinearNetwork",
     "Map",
+    "Minimum",
     "Objective",
+    "Optimiser",
     "Reason",
     "StoreError",
     "critical_step_size",
@@ -25,8 +49,22 @@ __all__ = [
     "ensemble",
     "fate_fractions",
     "fate_names",
+    "find_minimum",
+    "flattest_minimum",
+    "flip_coefficient",
     "gaussian_starts",
+    "local_threshold",
+    "minima_curve",
+    "minima_manifold",
+    "minima_spectra",
     "plots",
     "reason_names",
+    "sample_minima",
+    "schedule_stability",
+    "sharpness",
+    "spectral_density",
+    "spectrum",
+    "stable_minima",
     "sweep",
+    "trajectory",
 ]

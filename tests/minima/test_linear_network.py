@@ -1,8 +1,11 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
 from gdmap import LinearNetwork
 from gdmap.minima import aligned_minimum, balanced_minimum, minimal_sharpness_bound
+from gdmap.minima.linear_network import exact_minima
 from tests.conftest import random_network
 
 
@@ -67,9 +70,40 @@ def test_rank_deficient_targets_through_a_narrow_layer():
     assert np.linalg.eigvalsh(network.hessian(theta))[-1] == pytest.approx(bound.value, rel=1e-10)
 
 
+@pytest.mark.parametrize("widths", [(3, 2, 3), (3, 4, 2), (4, 1, 2, 3)])
+def test_the_balanced_minimum_is_a_global_minimum_for_any_covariance(widths):
+    network = random_network(5, widths, spread=2)
+    theta = balanced_minimum(network)
+    assert abs(float(network.excess(theta))) < 1e-12 * network.target_energy
+    layers = network.matrices(theta)
+    for below, above in pairwise(layers):
+        np.testing.assert_allclose(above.T @ above, below @ below.T, atol=1e-12 * np.sum(below**2))
+
+
+@pytest.mark.parametrize("widths", [(3, 2), (2, 3, 2), (2, 4, 3), (3, 3, 4, 5), (2, 2, 2, 2)])
+def test_exact_minima_are_global_and_differ(widths):
+    network = random_network(6, widths)
+    theta = exact_minima(network, 20, 0, 1.0)
+    for row in theta:
+        assert float(network.excess(row)) < 1e-18 * (1 + np.abs(row).max()) ** (2 * network.depth)
+    if network.depth > 1:
+        assert np.linalg.norm(theta[0] - theta[1]) > 0.1
+    np.testing.assert_array_equal(theta[:5], exact_minima(network, 5, 0, 1.0))
+
+
+def test_exact_minima_have_a_free_part_where_the_inputs_do_not_span():
+    inputs = np.random.default_rng(0).normal(size=(30, 1)) @ [[1.0, 2.0]]
+    network = LinearNetwork((2, 2, 1), inputs, inputs[:, :1])
+    products = np.array([network.product(row) for row in exact_minima(network, 10, 0, 1.0)])
+    assert np.std(products @ [2.0, -1.0]) > 0.1
+    np.testing.assert_allclose(products @ [1.0, 2.0], 1.0, atol=1e-10)
+
+
+def test_behind_a_bottleneck_there_is_no_exact_sampling():
+    assert exact_minima(random_network(0, (3, 1, 3)), 5, 0, 1.0) is None
+
+
 def test_wrong_uses_are_refused():
-    with pytest.raises(ValueError, match="whitened data only"):
-        balanced_minimum(random_network(0, (2, 2, 2)))
     with pytest.raises(ValueError, match="bottleneck"):
         aligned_minimum(random_network(0, (3, 1, 3)), 1.0)
     with pytest.raises(ValueError, match="optimum is zero"):

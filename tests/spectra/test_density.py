@@ -32,7 +32,7 @@ def test_density_agrees_with_the_exact_one_within_its_errors():
     assert abs(found["mean_eigenvalue"] - values.mean()) <= 4 * found["mean_eigenvalue_standard_error"]
     np.testing.assert_allclose(found["weight"].sum("node_index"), 1, rtol=1e-12)
     assert found["node"].min() >= values.min() - 1e-12
-    assert found["node"].max() == pytest.approx(values.max(), rel=1e-9)
+    assert found["node"].max() == pytest.approx(values.max(), rel=1e-6)
     assert found.attrs["status"] == "estimated"
     assert found.attrs["width"] == 0.3
 
@@ -64,7 +64,7 @@ def test_moments_are_exact_for_one_probe():
 @pytest.mark.parametrize("values", [np.zeros(300), np.ones(300), np.r_[np.ones(3), np.zeros(297)], [2.0]])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_exhausted_krylov_spaces(values, dtype):
-    found = spectral_density(diagonal(np.asarray(values, dtype)), probes=6, depth=80)
+    found = spectral_density(diagonal(np.asarray(values, dtype)), probes=60, depth=80)
     assert np.all(np.isfinite(found["density"]))
     assert total(found) == pytest.approx(1, abs=1e-5)
     np.testing.assert_allclose(found["weight"].sum("node_index"), 1, rtol=1e-5)
@@ -95,7 +95,7 @@ def test_a_grid_and_seed_of_ones_own():
 
 
 @pytest.mark.parametrize(
-    "message, options",
+    ("message", "options"),
     [
         ("probes", {"probes": 1}),
         ("depth", {"depth": 0}),

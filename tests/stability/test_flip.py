@@ -215,7 +215,7 @@ def test_products_at_their_flattest_minimum(depth, high, low):
         )
 
 
-NETWORK = LinearNetwork.whitened((2, 3, 2, 2), np.random.default_rng(0).normal(size=(2, 2)))
+NETWORK = LinearNetwork.whitened((2, 3, 2), np.random.default_rng(0).normal(size=(2, 2)))
 
 
 def test_multipliers_along_the_manifold_of_a_matrix_network():
@@ -235,6 +235,12 @@ def test_multipliers_along_the_manifold_of_a_matrix_network():
         assert np.abs(found - predicted).min() < 1e-5
     assert np.sum(np.abs(found - 1) < 1e-9) == flip.neutral_dimension
     assert np.sum(np.abs(found - 1) < 0.1) == nullity + 1
+
+
+def test_a_balanced_matrix_network_flips_like_the_chain_of_its_largest_singular_value():
+    chain = LinearNetwork.whitened((1, 1, 1), [[np.linalg.norm(NETWORK.whitened_target, 2)]])
+    scalar, matrix = (flip_coefficient(loss, balanced_minimum(loss)) for loss in (chain, NETWORK))
+    assert matrix.coefficient.value == pytest.approx(scalar.coefficient.value, rel=1e-12)
 
 
 class Neuron(eqx.Module):

@@ -1,3 +1,5 @@
+import importlib
+
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
@@ -9,9 +11,10 @@ from hypothesis import strategies as st
 from gdmap import Function, GradientDescent, LinearNetwork
 from gdmap.maps import Optimiser
 from gdmap.minima import balanced_minimum
-from gdmap.stability import local_threshold as module
 from gdmap.stability.local_threshold import local_threshold
 
+# The package exports the function under the name of its module.
+module = importlib.import_module("gdmap.stability.local_threshold")
 BETAS = (0.0, 0.5, 0.9, 0.99)
 
 
@@ -196,6 +199,13 @@ def test_heavy_ball_without_friction_is_only_neutrally_stable():
     assert "neutrally stable" in threshold.method
 
 
+@pytest.mark.parametrize(("make", "closed_form"), CLOSED_FORMS)
+def test_unverified_minima(make, closed_form):
+    loss, centre, hessian = random_loss(0)
+    threshold = local_threshold(make(loss, 0.9), centre, verify=False)
+    assert encloses(threshold, closed_form(0.9) / np.linalg.eigvalsh(hessian)[-1])
+
+
 @pytest.mark.parametrize(("make", "closed_form"), CLOSED_FORMS[:2])
 def test_matrix_free(make, closed_form, monkeypatch):
     rng = np.random.default_rng(0)
@@ -226,9 +236,9 @@ def test_optimisers_without_a_threshold():
         local_threshold(Optimiser(bowl, optax.adamw, learning_rate=0.1, limit=True), np.ones(2))
     with pytest.raises(ValueError, match="depends on time"):
         local_threshold(Optimiser(bowl, optax.adam, learning_rate=0.1), np.ones(2))
+    scheduled = Optimiser(bowl, optax.sgd, learning_rate=optax.linear_schedule(0.1, 0.01, 10), limit=True)
     with pytest.raises(ValueError, match="learning_rate is a schedule"):
-        schedule = optax.linear_schedule(0.1, 0.01, 10)
-        local_threshold(Optimiser(bowl, optax.sgd, learning_rate=schedule, limit=True), np.ones(2))
+        local_threshold(scheduled, np.ones(2))
     with pytest.raises(ValueError, match="no derivative at this state"):
         local_threshold(Optimiser(bowl, optax.sign_sgd, learning_rate=0.1), np.ones(2))
 

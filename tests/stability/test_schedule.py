@@ -145,7 +145,7 @@ def test_python_schedules_with_branches():
 
 
 def test_wrong_arguments(two_factors):
-    with pytest.raises(ValueError, match="step 1 has -0.1"):
+    with pytest.raises(ValueError, match=r"step 1 has -0\.1"):
         schedule_stability(BOWL, ORIGIN, [0.1, -0.1])
     with pytest.raises(ValueError, match="step 0 has nan"):
         schedule_stability(BOWL, ORIGIN, [np.nan])

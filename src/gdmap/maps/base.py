@@ -48,7 +48,7 @@ class Map(eqx.Module):
         return self.update(self.checked(state))
 
     def step_at(self, state: Any, time: Any) -> Any:
-        """The next state when ``time`` updates (an integer from 0) have been made; `step` where it never matters."""
+        """The next state when ``time`` updates (an integer from 0) have been made."""
         return self._step_at(state, checked_time(time))
 
     @entry_point

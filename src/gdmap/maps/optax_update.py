@@ -311,7 +311,7 @@ def with_integers(
         leaf = layout.leaves[position]
         if leaf.shape != ():
             raise UnusableTransformationError(
-                f"{describe} keeps integers in {leaf.path} (shape {leaf.shape}, {leaf.dtype}) that are no step count"
+                f"{describe} keeps integers in {leaf.path} ({leaf.dtype}{list(leaf.shape)}) that are no step count"
                 + (": a PRNG key? Random updates are not one deterministic map" if "uint" in leaf.dtype else "")
             )
     if not only_integers_enter(program, layout, integers):
@@ -331,8 +331,9 @@ def with_integers(
             leaves[position] = leaf._replace(kind="switch", initial=initial, later=later[0])
         elif position in integers:
             raise UnusableTransformationError(
-                f"{describe} keeps an integer in {leaf.path} that is neither a step count nor constant after the "
-                "first step (a cycle, or a count of events), so its state is not parameters and floating arrays alone"
+                f"{describe} keeps an integer in {leaf.path} that is neither a step count nor constant after "
+                "the first step (a cycle, or a count of events), so its state is not parameters and floating "
+                "arrays alone"
             )
     return layout._replace(leaves=tuple(leaves), depends_on_time=bool(integers))
 

@@ -327,8 +327,8 @@ def split_keywords(
             raise
         except jax.errors.ConcretizationTypeError:
             raise ValueError(
-                f"{name_of_factory} decides on the value of {' or '.join(sorted(must))} in Python, so it cannot be "
-                "traced or swept: give a number"
+                f"{name_of_factory} decides on the value of {' or '.join(sorted(must))} in Python, so it cannot "
+                "be traced or swept: give a number"
             ) from None
         except Exception as error:
             more = (
@@ -371,7 +371,7 @@ def frozen_value(objective: AbstractObjective, leaf: Leaf, value: Any) -> Any:
     """The value at which a field of the optimiser's state is held, in the shape of the field."""
     if not is_traced(value):
         of_parameters = leaf.shape == (objective.dim,)
-        is_array = isinstance(value, (int, float, np.ndarray, np.generic, jax.Array)) or isinstance(value, list)
+        is_array = isinstance(value, (int, float, list, np.ndarray, np.generic, jax.Array))
         if of_parameters and not (is_array and np.shape(value) in ((), leaf.shape)):
             value = objective.ravel(value)
         value = np.asarray(value, dtype=np.float64)
@@ -379,7 +379,7 @@ def frozen_value(objective: AbstractObjective, leaf: Leaf, value: Any) -> Any:
             raise ValueError(f"frozen[{leaf.name!r}] is not finite")
     if np.shape(value) not in ((), leaf.shape):
         raise ValueError(
-            f"frozen[{leaf.name!r}] has shape {np.shape(value)}, expected a number or an array of shape {leaf.shape}"
+            f"frozen[{leaf.name!r}] has shape {np.shape(value)}, expected a number or shape {leaf.shape}"
         )
     return jnp.broadcast_to(value, leaf.shape) if is_traced(value) else np.broadcast_to(value, leaf.shape).copy()
 
@@ -400,6 +400,6 @@ def no_derivative(map_: Optimiser) -> str:
     except (TypeError, ValueError):
         pass
     return (
-        "the update has no derivative at this state, or none that is finite: a sign, a norm or a square root vanishes"
+        "the update has no derivative at this state, or none that is finite: a sign, norm or square root vanishes"
         + (f". You may {', or '.join(advice)}" if advice else "")
     )

@@ -5,6 +5,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import lineax
 import numpy as np
 import optimistix as optx
 
@@ -15,6 +16,8 @@ METHODS = ("bfgs", "levenberg-marquardt", "gauss-newton")
 TOLERANCE = 1e-10
 MAX_STEPS = 2000
 POLISH_STEPS = 80
+# Beyond this size squares leave the range of float64.
+BLOWN_UP = 1e100
 # Directions of less curvature than this share are left alone by the final Newton steps.
 FLAT = 1e-10
 DAMPINGS = 2.0 ** -np.arange(6)
@@ -37,7 +40,8 @@ def descend(
 ) -> np.ndarray:
     """The points reached from the rows of ``theta``, each independent of the others; NaN where a start blew up."""
     block = block_size(64 * objective.dim**2, largest=16)
-    return np.asarray(on_lanes(Descend(objective, method, max_steps), (theta,), block, threads=1))
+    reached = np.asarray(on_lanes(Descend(objective, method, max_steps), (theta,), block, threads=1))
+    return np.where(np.all(np.abs(reached) < BLOWN_UP, axis=1, keepdims=True), reached, np.nan)
 
 
 def solved(objective: AbstractObjective, theta: Any, method: str, max_steps: int) -> Any:
@@ -50,18 +54,14 @@ def solved(objective: AbstractObjective, theta: Any, method: str, max_steps: int
     solver: Any = (
         optx.LevenbergMarquardt(rtol=TOLERANCE, atol=TOLERANCE)
         if method == "levenberg-marquardt"
-        else optx.GaussNewton(rtol=TOLERANCE, atol=TOLERANCE, linear_solver=_any_rank())
+        else optx.GaussNewton(
+            rtol=TOLERANCE, atol=TOLERANCE, linear_solver=lineax.AutoLinearSolver(well_posed=None)
+        )
     )
     residuals: Any = objective
     return optx.least_squares(
         lambda y, _: residuals.residuals(y), solver, theta, max_steps=max_steps, throw=False
     ).value
-
-
-def _any_rank() -> Any:
-    import lineax
-
-    return lineax.AutoLinearSolver(well_posed=None)
 
 
 def polished(objective: AbstractObjective, theta: Any) -> Any:

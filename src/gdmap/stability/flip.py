@@ -37,7 +37,8 @@ from gdmap.bracket import Bracket, Status
 from gdmap.engines.xla import block_size, on_lanes
 from gdmap.maps import GradientDescent, StepSizeFamily
 from gdmap.maps.gradient_descent import checked_step_size
-from gdmap.minima.minimum import NEARBY, verified_minimum
+from gdmap.minima import verified_minimum
+from gdmap.minima.minimum import NEARBY
 from gdmap.objectives import AbstractObjective
 from gdmap.orbits import refine_cycles
 from gdmap.orbits.cycles import CONVERGED

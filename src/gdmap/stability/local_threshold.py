@@ -24,6 +24,8 @@ from gdmap.spectra import sharpness as largest_curvature
 
 # Dense Jacobians up to this many state components.
 DENSE_LIMIT = 400
+# Krylov spaces of 60 vectors need more components than that.
+ARPACK_FROM = 100
 # A multiplier this far outside the unit circle has left it for certain; this close below, it never contracts.
 MARGIN = 1e-10
 NEUTRAL = 1e-13
@@ -45,8 +47,8 @@ def local_threshold(
     multiplier exactly 1 and do not count, nor do components of the optimiser's state that a vanishing gradient
     leaves alone. Known cases: heavy ball ``2 (1 + beta) / lambda``, Nesterov
     ``(2 + 2 beta) / ((1 + 2 beta) lambda)``, exponential averages with frozen preconditioner ``P``
-    ``(2 + 2 beta) / ((1 - beta) lambda)`` with ``lambda`` of ``P^{-1} H``. This goes beyond arXiv:2402.13108, which
-    treats plain GD with fixed step.
+    ``(2 + 2 beta) / ((1 - beta) lambda)`` with ``lambda`` of ``P^{-1} H``. This goes beyond
+    arXiv:2402.13108, which treats plain GD with fixed step.
 
     Parameters
     ----------
@@ -109,8 +111,8 @@ def of_gradient_descent(curvature: Bracket) -> Bracket:
     """``2 / lambda_max`` with the error of the sharpness."""
     if curvature.value <= 0:
         raise ValueError(
-            f"the largest Hessian eigenvalue is {curvature.value:.3g}: no direction is curved upward, so no step size "
-            "makes theta unstable to first order, and none can be called its threshold"
+            f"the largest Hessian eigenvalue is {curvature.value:.3g}: no direction is curved upward, so no step "
+            "size makes theta unstable to first order, and none can be called its threshold"
         )
     method = f"2 / sharpness; {curvature.method}"
     positive = dataclasses.replace(curvature, lower=max(curvature.lower, 0.0))
@@ -197,8 +199,8 @@ def check_fixed(state: np.ndarray, defect: np.ndarray, dim: int) -> None:
     size = np.abs(state[:dim]).max(initial=0.0)
     if np.abs(defect[:dim]).max(initial=0.0) > 8 * np.finfo(float).eps * size:
         raise ValueError(
-            "theta is not a fixed point of this map: the optimiser moves it where the gradient vanishes. Weight decay "
-            "does that; put the decay into the objective and find the minimum of the sum"
+            "theta is not a fixed point of this map: the optimiser moves it where the gradient vanishes. Weight "
+            "decay does that; put the decay into the objective and find the minimum of the sum"
         )
     rest = np.abs(state[dim:]).max(initial=0.0)
     if not np.abs(defect[dim:]).max(initial=0.0) <= 1e-9 * max(rest, 1e-300):
@@ -291,7 +293,7 @@ class Dense:
     def closed_in(self, start: float, below: float, above: float) -> Bracket:
         """The crossing between two values, polished on the multiplier that crosses."""
         neutral = self.radius(below) > 1 - NEUTRAL
-        root = brentq(lambda value: self.radius(value) - 1 - MARGIN, below, above, rtol=1e-12)
+        root = float(brentq(lambda value: self.radius(value) - 1 - MARGIN, below, above, rtol=1e-12))
         crossing = self.crossing(root)
         slope, error = crossing.slope, MARGIN / abs(crossing.slope)
         if not neutral:
@@ -306,8 +308,8 @@ class Dense:
         mu = crossing.multiplier
         shown = f"{mu.real:.6g}" if abs(mu.imag) < 1e-7 else f"{mu.real:.6g} +- {abs(mu.imag):.6g}i"
         method = (
-            f"multiplier {shown} leaves the unit circle; dense Jacobian of size {self.basis.shape[1]} across neutral "
-            f"directions, scan from {start:.3g} by {SCAN_FACTOR}, root finding"
+            f"multiplier {shown} leaves the unit circle; dense Jacobian of size {self.basis.shape[1]} across "
+            f"neutral directions, scan from {start:.3g} by {SCAN_FACTOR}, root finding"
         )
         if neutral:
             method += "; below it only neutrally stable (multipliers on the unit circle)"
@@ -383,11 +385,18 @@ class MatrixFree:
 
     def leftmost(self, value: float, transposed: bool = False) -> tuple[complex, np.ndarray]:
         """The multiplier of smallest real part, with its vector."""
-        values, vectors = eigs(self.operator(value, transposed), k=1, which="SR", v0=self.start, ncv=40, tol=1e-11)
+        operator = self.operator(value, transposed)
+        if self.size <= ARPACK_FROM:
+            values, vectors = np.linalg.eig(operator @ np.eye(self.size))
+            chosen = int(np.argmin(values.real))
+            return complex(values[chosen]), vectors[:, chosen].astype(complex)
+        values, vectors = eigs(operator, k=1, which="SR", v0=self.start, ncv=40, tol=1e-11)
         return complex(values[0]), vectors[:, 0]
 
     def largest_modulus(self, value: float) -> float | None:
         """The largest modulus of a multiplier that ARPACK finds to three digits; ``None`` if it finds none."""
+        if self.size <= ARPACK_FROM:
+            return float(np.abs(np.linalg.eigvals(self.operator(value) @ np.eye(self.size))).max())
         try:
             found = eigs(self.operator(value), k=4, v0=self.start, ncv=60, tol=1e-6, return_eigenvectors=False)
         except ArpackNoConvergence as problem:
@@ -410,22 +419,22 @@ def matrix_free_threshold(map_: Optimiser, parameter: str, theta: np.ndarray, cu
             method = f"no multiplier passed -1 at any {parameter} tried, up to {above:.3g} (matrix-free)"
             return Bracket(math.inf, below, math.inf, "estimated", method)
         below, above = above, 2 * above
-    root = brentq(lambda value: real_part(value) + 1, below, above, rtol=1e-11)
+    root = float(brentq(lambda value: real_part(value) + 1, below, above, rtol=1e-11))
     mu, x = problem.leftmost(root)
     _, y = problem.leftmost(root, transposed=True)
     operator = problem.operator(root)
     overlap = abs(y @ x)
     change = (problem.operator(root * 1.0001) @ x.real - problem.operator(root * 0.9999) @ x.real) / (2e-4 * root)
-    slope = abs(y @ change) / overlap
-    residual = np.linalg.norm(operator @ x.real + 1j * (operator @ x.imag) - mu * x)
-    rounding = 10 * np.finfo(float).eps * max(1.0, np.linalg.norm(operator @ x.real))
-    error = (residual + rounding + abs(mu + 1)) / (overlap * slope)
+    slope = float(abs(y @ change) / overlap)
+    residual = float(np.linalg.norm(operator @ x.real + 1j * (operator @ x.imag) - mu * x))
+    rounding = 10 * np.finfo(float).eps * max(1.0, float(np.linalg.norm(operator @ x.real)))
+    error = float((residual + rounding + abs(mu + 1)) / (overlap * slope))
     error += root * (curvature.upper - curvature.lower) / (2 * curvature.value)
     moduli = [problem.largest_modulus(share * root) for share in (0.5, 0.999)]
     if any(modulus is not None and modulus > 1 + 1e-5 for modulus in moduli):
         raise ValueError(
-            f"a complex pair of multipliers leaves the unit circle before {parameter}={root:.6g}, where one passes -1: "
-            "only smaller models (dense Jacobians) can say where"
+            f"a complex pair of multipliers leaves the unit circle before {parameter}={root:.6g}, where one "
+            "passes -1: only smaller models (dense Jacobians) can say where"
         )
     checked = all(modulus is not None for modulus in moduli)
     method = "a multiplier passes -1: matrix-free, ARPACK, residual and conditioning of the multiplier; "
@@ -446,7 +455,10 @@ def influence_scale(problem: MatrixFree, unit: float) -> float:
         return (present @ full - absent @ full)[:dim] / unit
 
     operator = LinearOperator((dim, dim), matvec=change, dtype=float)
-    found = eigs(operator, k=1, v0=problem.start[:dim], tol=1e-3, return_eigenvectors=False)
+    if dim <= ARPACK_FROM:
+        found = np.linalg.eigvals(operator @ np.eye(dim))
+    else:
+        found = eigs(operator, k=1, v0=problem.start[:dim], tol=1e-3, return_eigenvectors=False)
     influence = float(np.abs(found).max())
     if influence == 0:
         raise ValueError("the parameter has no influence on the multipliers")

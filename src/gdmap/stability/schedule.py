@@ -156,13 +156,13 @@ def of_gradient_descent(minimum: Minimum, etas: np.ndarray) -> xr.Dataset:
         },
         coords={"step": np.arange(1, len(etas) + 1), "mode": np.arange(len(eigenvalues))},
     )
-    margin = tuple(float(np.max(values)) for values in (modes.growth, modes.lower, modes.upper))
+    margin = (float(np.max(modes.growth)), float(np.max(modes.lower)), float(np.max(modes.upper)))
     method = "sums of log |1 - eta lambda| over Hessian eigenvalues; interval from the eigenvalue errors"
     return described(dataset, margin, (float(modes.transient[worst]), int(modes.when[worst])), method)
 
 
 class ModeGrowth(NamedTuple):
-    """Growth of each mode so far with its interval, its largest value after any number of steps, and that number."""
+    """Growth of each mode so far with its interval, its largest value after any number of steps, and when."""
 
     growth: np.ndarray
     lower: np.ndarray
@@ -173,7 +173,8 @@ class ModeGrowth(NamedTuple):
     @classmethod
     def start(cls, count: int) -> "ModeGrowth":
         """Before the first step."""
-        return cls(*np.zeros((4, count)), np.zeros(count, np.int64))
+        zero = np.zeros(count)
+        return cls(zero, zero, zero, zero, np.zeros(count, np.int64))
 
     def after(self, products: np.ndarray, errors: np.ndarray, steps: int) -> tuple["ModeGrowth", np.ndarray]:
         """After the steps with ``eta lambda`` in the rows of ``products``; and the largest growth after each."""
