@@ -33,7 +33,11 @@ def folder(tmp_path_factory):
     targets = inputs @ rng.normal(size=(3, 2)) + 0.1 * rng.normal(size=(50, 2))
     np.savetxt(path / "X.csv", inputs, delimiter=",", header="a,b,c", comments="")
     np.savetxt(path / "y.csv", targets, delimiter=",")
-    (path / "loss.py").write_text("import gdmap\nloss = gdmap.Function(lambda w: (w[0] * w[1] - 1) ** 2 / 2, 2)\n")
+    (path / "loss.py").write_text(
+        "import gdmap, jax.numpy as jnp\n"
+        "loss = gdmap.Function(lambda w: (w[0] * w[1] - 1) ** 2 / 2, 2)\n"
+        "endless = gdmap.Function(lambda w: jnp.exp(-w[0]), 1)\n"
+    )
     return path
 
 
@@ -89,8 +93,9 @@ def test_sweep_of_an_objective_of_the_users(folder):
         (("critical", "--inputs", "X.csv"), "targets is missing"),
         (("critical", "study.toml"), "there is no file study.toml"),
         (("critical", "study.toml", "--digits"), "not both"),
-        (("critical", "--objective", "loss.py:loss"), "knows LinearNetwork only"),
-        (("sweep", "--objective", "loss.py:loss"), "give --step-size"),
+        (("critical", "--objective", "loss.py:endless"), "parameters grow"),
+        (("critical", "--objective", "loss.py:loss", "--starts", "0"), "starts must be a positive integer"),
+        (("critical", "--objective", "loss.py:loss", "--scale", "-1"), "scale must be positive"),
         (("sweep", *DATA, "--step-size", "-0.1"), "step_size must be positive"),
         (("sweep", *DATA, "--step-size", "0.1", "--range", "0.5", "1"), "go without"),
         (("sweep", *DATA, "--range", "2", "1"), "--range needs"),
@@ -109,6 +114,27 @@ def test_mistakes_end_with_one_clear_error(folder, arguments, message):
     text = " ".join(process.stderr.replace("│", " ").split())
     assert message in text
     assert "Traceback" not in text
+
+
+def test_critical_step_size_of_an_objective_of_the_users(folder):
+    shown = run("critical", "--objective", "loss.py:loss", "--starts", 4, cwd=folder).stdout
+    words = " ".join(shown.split())
+    assert "estimated" in words
+    assert "supercritical" in words
+    assert "Just above: The minimum loses stability at step size 1" in words
+    assert {path.name for path in (folder / "gdmap-critical").iterdir()} == {
+        "critical.json",
+        "critical.png",
+        "critical.zarr",
+        "minima.png",
+        "study.toml",
+    }
+    record = json.loads((folder / "gdmap-critical" / "critical.json").read_text())
+    assert record["step_size"]["value"] == pytest.approx(1.0, rel=1e-9)
+    assert record["step_size"]["status"] == "estimated"
+    assert record["bifurcation"]["kind"] == "supercritical"
+    # On the diagonal x -> (1 + eta) x - eta x^3, as for the double well, where 8 x^2 = eps; here xi^2 = 2 x^2.
+    assert record["bifurcation"]["coefficient"]["value"] == pytest.approx(4.0, rel=1e-9)
 
 
 def test_the_wrong_store_is_refused_and_kept(folder):

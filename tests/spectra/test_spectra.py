@@ -135,15 +135,11 @@ def test_difficult_spectra(values):
     assert smallest.values[0] == pytest.approx(values.min(), abs=1e-12)
 
 
-def test_arpack_agrees_where_it_works_and_this_goes_on_where_it_fails():
+def test_arpack_agrees():
     d = np.random.default_rng(3).normal(size=800)
-    theirs = eigsh(sp.diags(d), k=1, which="LA", return_eigenvectors=False)[0]
-    assert sharpness(diagonal(d)).value == pytest.approx(theirs, rel=1e-12)
-    # The absolute part of ARPACK's stopping rule: a matrix of size 1e-14 stops it at once.
-    tiny = 1e-14 * d
-    theirs = eigsh(sp.diags(tiny), k=1, which="LA", tol=1e-10, return_eigenvectors=False, v0=np.ones(800))[0]
-    assert sharpness(diagonal(tiny)).value == pytest.approx(tiny.max(), rel=1e-12)
-    assert theirs <= tiny.max() * (1 + 1e-12)
+    theirs = eigsh(sp.diags(d), k=4, which="LA", return_eigenvectors=False)
+    assert sharpness(diagonal(d)).value == pytest.approx(theirs.max(), rel=1e-12)
+    np.testing.assert_allclose(spectrum(diagonal(d), k=4)["eigenvalue"], np.sort(theirs)[::-1], rtol=1e-12)
 
 
 def laplacian(n):
@@ -171,7 +167,7 @@ def test_too_few_products_widen_the_interval_and_say_so(max_products):
         top = sharpness(operator, max_products=max_products, seed=seed)
         assert contains(top, exact[0])
         assert top.status == "estimated"
-        assert top.confidence == 0.9999
+        assert top.confidence == 0.999
         assert "NOT CONVERGED" in top.method
 
 

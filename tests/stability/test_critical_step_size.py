@@ -313,11 +313,6 @@ def test_units_of_the_columns_do_not_matter():
         LinearNetwork((2, 1), z * 1e160, z[:, 1:])
 
 
-def test_other_objectives_are_refused(two_factors):
-    with pytest.raises(TypeError, match="knows LinearNetwork only, not Function"):
-        critical_step_size(two_factors)
-
-
 def test_inputs_that_are_all_zero():
     with pytest.raises(ValueError, match="inputs are all zero"):
         critical_step_size(LinearNetwork((2, 1), np.zeros((3, 2)), np.ones((3, 1))))

@@ -43,6 +43,9 @@ Hidden = Annotated[
 ObjectiveFile = Annotated[
     str | None, typer.Option("--objective", help="An objective of your own: path/to/file.py:name.")
 ]
+Searches = Annotated[int, typer.Option("--starts", help="Starts of a search for the flattest minimum.")]
+SearchScale = Annotated[float, typer.Option("--scale", help="Standard deviation of those starts.")]
+Seed = Annotated[int, typer.Option(help="Seed of the starts.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 Out = Annotated[Path | None, typer.Option(help="Folder for the Zarr store, the picture and the study.")]
 

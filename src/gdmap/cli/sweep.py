@@ -103,7 +103,9 @@ def run_study(
     Without step sizes in the study, ``number`` of them span ``span`` in units of the predicted critical one.
     """
     loss = study.make_objective()
-    predicted = critical_step_size(loss) if isinstance(loss, LinearNetwork) else None
+    # A formula is free; a search is made only where the step sizes depend on it.
+    has_formula = isinstance(loss, LinearNetwork) and loss.is_squared
+    predicted = critical_step_size(loss) if has_formula or not study.sweep.step_sizes else None
     bracket = None if predicted is None else predicted.step_size
     if not study.sweep.step_sizes:
         if bracket is None or not np.isfinite(bracket.value):

@@ -16,7 +16,7 @@ from rich.table import Table
 from gdmap.bracket import Bracket
 from gdmap.ensembles import fate_names, reason_names
 from gdmap.plots.transition import COLOURS, bounded_gradient_norms
-from gdmap.stability import CriticalStepSize
+from gdmap.stability import CriticalStepSize, FlipCoefficient
 from gdmap.sweeps import observed_transition
 
 
@@ -29,15 +29,15 @@ def progress_bar(description: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda finished, total: bar.update(task, completed=finished, total=total)
 
 
-def critical_table(critical: CriticalStepSize, provenance: str) -> Table:
-    """The critical step size and the smallest sharpness with their brackets and status."""
+def critical_table(critical: CriticalStepSize, provenance: str, flip: FlipCoefficient | None = None) -> Table:
+    """The critical step size, the smallest sharpness and the flip coefficient with their brackets and status."""
     table = Table(title="Critical step size", title_justify="left", caption=provenance, caption_justify="left")
     for heading in ("", "value", "lower", "upper", "status"):
         table.add_column(heading, justify="left" if heading in ("", "status") else "right")
-    for name, bracket in (
-        ("critical step size", critical.step_size),
-        ("smallest sharpness", critical.min_sharpness),
-    ):
+    rows = [("critical step size", critical.step_size), ("smallest sharpness", critical.min_sharpness)]
+    if flip is not None and flip.coefficient is not None:
+        rows.append((f"flip coefficient, {flip.kind}", flip.coefficient))
+    for name, bracket in rows:
         numbers = (f"{number:.9g}" for number in (bracket.value, bracket.lower, bracket.upper))
         table.add_row(name, *numbers, bracket.status)
     return table

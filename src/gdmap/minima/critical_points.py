@@ -16,7 +16,7 @@ from gdmap.engines.xla import block_size, on_lanes
 from gdmap.maps import Family, GradientDescent, StepSizeFamily
 from gdmap.objectives import AbstractObjective
 from gdmap.orbits import Cycles, is_on_a_family, refine_cycles
-from gdmap.orbits.cycles import CONVERGED, NULL, rank_above_null
+from gdmap.orbits.cycles import CONVERGED, NULL, SHIFT, rank_above_null
 from gdmap.spectra.dense import for_each
 
 DENSE_LIMIT = 1000
@@ -173,18 +173,22 @@ def gradient_and_noise(objective: AbstractObjective, theta: np.ndarray) -> tuple
     return gradient, np.stack([loss_and_gradient(objective, near)[1] - gradient for near in moved])
 
 
-def is_level(gradient: np.ndarray, noise: np.ndarray, spaces: list[NullSpace]) -> np.ndarray:
+def is_level(
+    gradient: np.ndarray, noise: np.ndarray, spaces: list[NullSpace], floor: np.ndarray | float = 0.0
+) -> np.ndarray:
     """Whether the gradient along the null directions is no more than rounding noise, lane by lane.
 
-    An exponentially flat valley has a tiny but clean slope.
+    An exponentially flat valley has a tiny but clean slope. ``floor`` is noise known to be there besides what is
+    measured.
     """
+    floors = np.broadcast_to(floor, len(spaces))
     answer = np.ones(len(spaces), bool)
     for lane, (basis, tilt) in enumerate(spaces):
         along = basis @ gradient[lane]
         slope = np.linalg.norm(along)
         across = np.linalg.norm(gradient[lane] - along @ basis)
         measured = max((np.linalg.norm(basis @ change) for change in noise[:, lane]), default=0.0)
-        answer[lane] = slope <= NOISE * (measured + tilt * across)
+        answer[lane] = slope <= NOISE * (measured + tilt * across + floors[lane])
     return answer
 
 
@@ -254,8 +258,13 @@ def on_manifold_of_equal_loss(objective: AbstractObjective, theta: np.ndarray, h
     moved_loss = loss_and_gradient(objective, moved)[0]
     noise = loss_noise(objective, theta, loss)
     curvature = np.array([np.abs(np.linalg.eigvalsh(hessian)).max() for hessian in hessians])
-    equal = np.abs(moved_loss - loss) <= NOISE * noise + curvature * (POSITION_ERROR * length) ** 2
-    answer[lanes] = on_family & equal & is_level(*gradient_and_noise(objective, moved), spaces)
+    # Over the way moved the curvature's own rounding shows: a quadratic form with a null direction has it.
+    floor = np.finfo(float).eps * curvature * SHIFT * length
+    equal = (
+        np.abs(moved_loss - loss)
+        <= NOISE * (noise + floor * SHIFT * length) + curvature * (POSITION_ERROR * length) ** 2
+    )
+    answer[lanes] = on_family & equal & is_level(*gradient_and_noise(objective, moved), spaces, floor)
     return answer
 
 

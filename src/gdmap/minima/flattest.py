@@ -45,8 +45,9 @@ class FlattestMinimum:
         Its largest Hessian eigenvalue: an upper bound on the smallest sharpness (status *estimated*: that
         nothing flatter exists is not shown; ``lower`` is 0).
     search
-        What every start found: ``theta``, ``sharpness``, ``norm`` and ``loss`` over ``start``, and the way there,
-        ``history_sharpness`` and ``history_norm`` over ``(start, chart)``, with the exponent ``p`` of each chart.
+        What every start found: ``first_theta`` (where its search began), ``theta``, ``sharpness``, ``norm`` and
+        ``loss`` over ``start``, and the way there, ``history_sharpness`` and ``history_norm`` over
+        ``(start, chart)``, with the exponent ``p`` of each chart.
     agreeing
         The number of starts that found this sharpness, to 1e-6.
     falling
@@ -100,6 +101,7 @@ def flattest_minimum(
     search = xr.Dataset(
         {
             "theta": (("start", "component"), theta),
+            "first_theta": (("start", "component"), found.theta, {"long_name": "the minimum the search began at"}),
             "sharpness": ("start", values, {"long_name": "largest Hessian eigenvalue"}),
             "norm": ("start", np.linalg.norm(theta, axis=1), {"long_name": "distance from the origin"}),
             "loss": ("start", [float(objective.value(row)) for row in theta]),
@@ -165,14 +167,15 @@ def is_falling(way: np.ndarray) -> bool:
 def search_words(values: np.ndarray, agreeing: int, sequence: list[tuple[float, float]], remark: str) -> str:
     """What the search found, in words; ``sequence`` is (sharpness, norm) on a way that did not end."""
     words = (
-        f"Flattest of the minima found by searching along the set of minima from {len(values)} of them: {agreeing} "
-        f"agree to {AGREES:g}, all lie in [{values.min():.7g}, {values.max():.7g}]."
+        f"Flattest of the minima found by {len(values)} searches along the set of minima: {agreeing} agree to "
+        f"{AGREES:g}, all lie in [{values.min():.7g}, {values.max():.7g}]."
     )
     if sequence:
         shown = [sequence[k] for k in np.unique(np.linspace(0, len(sequence) - 1, 5).astype(int))]
         steps = ", ".join(f"{height:.3g} at {norm:.3g}" for height, norm in shown)
         words += (
-            f" The sharpness was still falling when the search ended (at distances from the origin: {steps}): minima "
-            "seem to become flatter without end, which suggests, and does not prove, that no critical step size exists."
+            f" The sharpness was still falling when the search ended (at distances from the origin: {steps}): "
+            "minima seem to become flatter without end, which suggests, and does not prove, that no critical "
+            "step size exists."
         )
     return f"{words} {remark}".strip()

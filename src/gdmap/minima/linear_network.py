@@ -187,7 +187,7 @@ def _embedded(block: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def exact_minima(network: LinearNetwork, count: int, seed: int, scale: float) -> np.ndarray | None:
-    """Random global minima, shape ``(count, dim)``; ``None`` behind a bottleneck or for other losses than the square.
+    """Random global minima, shape ``(count, dim)``; ``None`` behind a bottleneck or for other losses.
 
     All layers have independent ``N(0, scale^2)`` entries; then the first is changed as little as the optimum
     demands (``W_1 + A^+ (W - A W_1)`` with ``A`` the layers above), or the last where the layers below it span.

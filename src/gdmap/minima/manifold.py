@@ -28,8 +28,8 @@ from gdmap.objectives import AbstractObjective, LinearNetwork
 
 RETRACTION_STEPS = 12
 RETRACTED = 1e-13
-# The local dimension is read off displacements of this size relative to the minimum, and again at a tenth of it.
-PROBE = 1e-2
+# The local dimension is read off displacements of these sizes relative to the minimum, the first two that agree.
+PROBES = (1e-2, 1e-3, 1e-4, 1e-5)
 PROBES_PER_DIRECTION = 2
 # A displacement within the manifold shrinks with the probe; a bend out of it shrinks with its square.
 RANK_SHARE = 0.1
@@ -178,17 +178,24 @@ class LocalDimension(NamedTuple):
 def local_dimension(minimum: Minimum, seed: int = 0) -> LocalDimension:
     """The local dimension of the set of minima, found by moving along null directions and going down again.
 
-    Displacements along random null directions are brought back to minima of equal loss by descent; the dimension is
-    the rank of where they land. A direction counts if the landing points keep it as the displacements shrink
-    tenfold; it is unclear if the two scales disagree or descents end elsewhere.
+    Displacements along random null directions are brought back to minima of equal loss by descent; the dimension
+    is the rank of where they land. It is clear if two lengths a factor ten apart give the same, with descents that
+    end there and landing points that depend linearly on the displacements.
     """
     if minimum.nullity == 0:
         return LocalDimension(0, True)
-    ranks = [_landing_rank(minimum, scale, seed) for scale in (PROBE, PROBE / 10)]
-    return LocalDimension(ranks[1][0], ranks[0][0] == ranks[1][0] and ranks[0][1] and ranks[1][1])
+    before: LocalDimension | None = None
+    for scale in PROBES:
+        found = _landing_rank(minimum, scale, seed)
+        # More dimensions than null directions are the bend of the manifold: the probe is too long.
+        found = LocalDimension(found.dimension, found.clear and found.dimension <= minimum.nullity)
+        if before is not None and found.clear and found == before:
+            return found
+        before = found
+    return LocalDimension(found.dimension, False)
 
 
-def _landing_rank(minimum: Minimum, scale: float, seed: int) -> tuple[int, bool]:
+def _landing_rank(minimum: Minimum, scale: float, seed: int) -> LocalDimension:
     objective, theta = minimum.objective, minimum.theta
     length = scale * (float(np.linalg.norm(theta)) or 1.0)
     count = PROBES_PER_DIRECTION * minimum.nullity + 2
@@ -201,13 +208,13 @@ def _landing_rank(minimum: Minimum, scale: float, seed: int) -> tuple[int, bool]
     curvature = np.abs(hessians_at(objective, theta + length * directions)).sum(axis=2).max()
     equal = near & (np.abs(loss - minimum.loss) <= 1e3 * noise + curvature * (1e-6 * length) ** 2)
     if not equal.any():
-        return 0, False
+        return LocalDimension(0, False)
     probes, landings = (directions @ minimum.tangent_basis)[equal], (landed[equal] - theta) / length
     rank = int(np.sum(np.linalg.svd(landings, compute_uv=False) > RANK_SHARE * smallest_singular_value(probes)))
     # Onto a manifold the way back is a projection, linear in the probe; onto crossing branches it is not.
     linear = np.linalg.lstsq(probes, landings, rcond=None)[0]
     bent = float(np.linalg.norm(landings - probes @ linear) / np.sqrt(len(landings)))
-    return rank, bool(equal.mean() > 0.5 and bent < BENT)
+    return LocalDimension(rank, bool(equal.mean() > 0.5 and bent < BENT))
 
 
 def smallest_singular_value(matrix: np.ndarray) -> float:
@@ -260,7 +267,7 @@ def minima_manifold(objective: AbstractObjective, theta: Any, *, seed: int = 0) 
         },
         attrs={
             "status": "computed",
-            "method": "Hessian nullity; probes of 1e-2 and 1e-3 of the size of the point",
+            "method": "Hessian nullity; probes of 1e-2 to 1e-5 of the size of the point",
         },
     )
     expected = expected_dimension(objective)

@@ -44,7 +44,7 @@ class SampledMinima(NamedTuple):
 def sampled_minima(
     objective: AbstractObjective, count: int, seed: int, scale: float, method: str | None = None
 ) -> SampledMinima:
-    """Minima that descents from Gaussian starts end in, verified; only those of the smallest loss found are kept."""
+    """Minima that descents from Gaussian starts end in, verified; those of the smallest loss found are kept."""
     check_sampling(objective, count, scale)
     method = checked_method(objective, method)
     starts = gaussian_starts(int(count), objective.dim, seed, scale)
@@ -97,8 +97,8 @@ def _global_ones(
     degenerate = evidence == Evidence.DEGENERATE_CRITICAL_POINT
     if np.all(degenerate) and not np.any(start_gradient) and np.ptp(at_start) == 0:
         raise ValueError(
-            "the loss is flat: it has the same value and no gradient at any start, every point is a minimum, and no "
-            "step size is critical"
+            "the loss is flat: it has the same value and no gradient at any start, every point is a minimum, and "
+            "no step size is critical"
         )
     doubtful = np.flatnonzero(evidence == Evidence.NOT_CRITICAL)
     small = np.linalg.norm(gradient, axis=1) <= SETTLED * np.linalg.norm(start_gradient, axis=1)
@@ -112,7 +112,7 @@ def _global_ones(
     if not candidates.any():
         find_minimum(objective, starts[0])  # says what is in the way
         raise ValueError(
-            f"none of {len(starts)} starts led to a minimum that can be verified: try other starts (scale=) or more"
+            f"none of {len(starts)} starts led to a minimum that can be verified: try more, or another scale="
         )
     lowest = loss[candidates].min()
     margin = EQUAL_LOSS * (np.nanmax(at_start) - lowest) + 16 * np.finfo(float).eps * abs(lowest)
@@ -135,8 +135,8 @@ def remark(
     parts = []
     if not np.any(at_bottom & verified):
         parts.append(
-            f"the {kept} points of smallest loss are degenerate critical points (as for x^4), which linear stability "
-            "does not judge"
+            f"the {kept} points of smallest loss are degenerate critical points (as for x^4), which linear "
+            "stability does not judge"
         )
     if higher := int(np.sum(verified & ~at_bottom)):
         parts.append(f"{higher} starts ended in minima of higher loss, which are left out")

@@ -18,6 +18,8 @@ def plot_minima(
         The result of `gdmap.minima_spectra` or `gdmap.stable_minima`.
     step_size
         ``eta``; by default the one of the dataset, if it has one.
+    title
+        A line above the picture.
     against
         The horizontal axis: ``'norm'``, or ``'minimum'`` for the position along a curve of minima.
     """
@@ -51,7 +53,9 @@ def plot_minima(
         axes.set_yscale("log")
     if against == "norm" and place.min() > 0 and place.max() > 30 * place.min():
         axes.set_xscale("log")
-    axes.set_xlabel("distance of the minimum from the origin" if against == "norm" else "position along the minima")
+    axes.set_xlabel(
+        "distance of the minimum from the origin" if against == "norm" else "position along the minima"
+    )
     axes.set_ylabel("Hessian eigenvalue")
     axes.grid(alpha=0.25, linewidth=0.6)
     nullity = dataset["nullity"].values if "nullity" in dataset else zero.sum(axis=1)

@@ -55,8 +55,8 @@ class CriticalStepSize:
             )
         if self.search is not None and self.search.falling:
             return (
-                f"No critical step size was found, and none may exist (estimated): {self.reason} The minima found "
-                f"are stable up to step size {self.step_size.value:.4g}; flatter ones beyond them would allow more."
+                f"No critical step size was found, and none may exist (estimated): {self.reason} The minima "
+                f"found are stable up to step size {self.step_size.value:.4g}; flatter ones would allow more."
             )
         return (
             f"Critical step size {self.step_size}: 2 over the smallest sharpness of a global minimum, "
@@ -75,8 +75,8 @@ class CriticalStepSize:
             return f"Above it {null_set}"
         if math.isinf(self.step_size.upper):
             return (
-                "Above it no stable minimum was found, which proves nothing: a flatter one may have been missed. If "
-                f"none was, then above it {null_set}"
+                "Above it no stable minimum was found, which proves nothing: a flatter one may have been missed. "
+                f"If none was, then above it {null_set}"
             )
         return (
             f"Between it and {self.step_size.upper:.7g} no stable minimum was found, which proves nothing; "

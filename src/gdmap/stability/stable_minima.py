@@ -104,7 +104,9 @@ def stable_minima(
     step_size
         ``eta``.
     minima
-        As for `minima_spectra`; by default ``n`` sampled ones (`sample_minima` with ``seed`` and ``scale``).
+        As for `minima_spectra`; by default sampled ones.
+    n, seed, scale
+        Passed to `sample_minima` where no minima are given.
     reach
         The stable minima are taken to be unbounded if a search outwards comes this many times farther from the
         origin than it began.
@@ -112,10 +114,10 @@ def stable_minima(
     Returns
     -------
     xarray.Dataset
-        Those of `minima_spectra` with ``stable`` over ``minimum`` (``undecided`` where the error leaves it open) and the
-        attributes ``step_size``, ``stability_limit`` (``2 / eta``), ``bounded`` (``'bounded'``, ``'unbounded'``,
-        ``'empty'``), ``bounded_status`` and ``bounded_reason``, ``largest_stable_norm``. For linear networks under
-        the square loss boundedness follows from the widths where theory decides it (*computed*); elsewhere a
+        Those of `minima_spectra` with ``stable`` over ``minimum`` (``undecided`` where the error leaves it open)
+        and the attributes ``step_size``, ``stability_limit`` (``2 / eta``), ``bounded`` (``'bounded'``,
+        ``'unbounded'``, ``'empty'``), ``bounded_status`` and ``bounded_reason``, ``largest_stable_norm``. For linear
+        networks under the square loss boundedness follows from the widths where theory decides it (*computed*); elsewhere a
         search outwards among the stable minima tells (*estimated*).
     """
     eta = checked_step_size(step_size)
@@ -198,10 +200,10 @@ def outermost_stable(
 def boundedness_of_network(objective: AbstractObjective) -> tuple[str, str] | None:
     """Whether a linear network's stable minima are bounded, where the widths decide it; with the reason.
 
-    For networks under the square loss that reach the least-squares map, with inputs that span: the sharpness tends
-    to infinity along the minima (is proper) for depth two and where all hidden widths equal the rank of the
-    optimum; with two consecutive hidden widths above that rank an unused block of the layer between them is free, at
-    no change of the spectrum. (Against arXiv:2402.13108 as reported, where stable minima are bounded.)
+    For networks under the square loss that reach the least-squares map, with inputs that span: the sharpness
+    tends to infinity along the minima (is proper) for depth two and where all hidden widths equal the rank of the
+    optimum; with two consecutive hidden widths above that rank an unused block of the layer between them is free,
+    at no change of the spectrum. (Against arXiv:2402.13108 as reported, where stable minima are bounded.)
     """
     if not isinstance(objective, LinearNetwork) or not objective.is_squared:
         return None

@@ -4,10 +4,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 import numpy as np
 import xarray as xr
 
 from gdmap.engines.trace import array_digest, trace_fingerprint
+from gdmap.engines.xla import block_size, on_lanes
 from gdmap.ensembles.ensemble import (
     ATTRIBUTES,
     annotate,
@@ -110,7 +112,7 @@ def sweep(
         "format": PLAN_FORMAT,
         "objective": objective.describe(),
         "map": f"{map.__module__}.{map.__qualname__}" if hasattr(map, "__qualname__") else repr(map),
-        "trace": trace_fingerprint(family.step, (), (objective.dim,)),
+        "trace": trace_fingerprint(family.step, (), (family(etas[0]).state_dim,)),
         "step_sizes": etas.tolist(),
         "scales": scales.tolist(),
         "seed": seed,
@@ -138,6 +140,16 @@ def sweep(
     return _finished(results)
 
 
+class InitialState(eqx.Module):
+    """The state in which the run of one lane begins."""
+
+    family: StepSizeFamily
+
+    def __call__(self, parameter: Any, theta: Any) -> Any:
+        """The initial state of the map at ``parameter`` for the parameters ``theta``."""
+        return self.family(parameter).initial_state(theta)
+
+
 def run_chunk(
     family: StepSizeFamily,
     etas: np.ndarray,
@@ -152,10 +164,10 @@ def run_chunk(
     theta = thetas[region[-1]]
     shape = (len(eta), len(scale), len(theta))
     parameter = np.broadcast_to(eta[:, None, None], shape).ravel().astype(theta.dtype)
-    state = np.broadcast_to(scale[:, None, None] * theta, (*shape, theta.shape[1]))
-    outcome = iterate_to_fate(
-        family, parameter, state.reshape(-1, theta.shape[1]).astype(theta.dtype), criteria, progress
-    )
+    thetas = np.broadcast_to(scale[:, None, None] * theta, (*shape, theta.shape[1]))
+    thetas = thetas.reshape(-1, theta.shape[1]).astype(theta.dtype)
+    state = on_lanes(InitialState(family), (parameter, thetas), block_size(16 * theta.shape[1]))
+    outcome = iterate_to_fate(family, parameter, state, criteria, progress)
     lengths = tuple(part.stop - part.start for part in region)
     return {name: values.reshape(lengths) for name, values in trajectory_variables(outcome).items()}
 
