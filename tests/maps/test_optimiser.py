@@ -429,3 +429,21 @@ def test_linear_networks_too():
     np.testing.assert_allclose(
         map_.parameters(state), optax_run(network, optax.sgd(0.1, 0.9), theta, 2)[0], rtol=1e-13
     )
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5, 0.9])
+def test_stability_limit_on_a_scalar_quadratic(beta):
+    # Golden values 5: thresholds of heavy ball, Nesterov and plain gradient descent, solved for the curvature.
+    loss = Function(lambda w: (w[0] * w[1] - 1) ** 2 / 2, 2)
+    heavy_ball = Optimiser(loss, optax.sgd, learning_rate=0.1, momentum=beta)
+    assert heavy_ball.stability_limit == pytest.approx(20 * (1 + beta), rel=1e-11)
+    nesterov = Optimiser(loss, optax.sgd, learning_rate=0.1, momentum=beta, nesterov=True)
+    assert nesterov.stability_limit == pytest.approx(10 * (2 + 2 * beta) / (1 + 2 * beta), rel=1e-11)
+    assert GradientDescent(loss, 0.1).stability_limit == 20
+
+
+def test_no_stability_limit_where_the_update_is_not_linear():
+    loss = Function(lambda w: w @ w, 2)
+    assert Optimiser(loss, optax.adam, learning_rate=0.1).stability_limit is None
+    assert Optimiser(loss, optax.adam, learning_rate=0.1, limit=True).stability_limit is None
+    assert Optimiser(loss, optax.adam, learning_rate=0.1, limit=True, frozen={"nu": 1.0}).stability_limit is None

@@ -66,6 +66,11 @@ class Map(eqx.Module):
         sign, logarithm = jnp.linalg.slogdet(jax.jacfwd(self.update)(self.checked(state)))
         return sign, logarithm
 
+    @property
+    def stability_limit(self) -> float | None:
+        """The curvature beyond which a minimum is unstable under this map, where one number says it."""
+        return None
+
     def initial_state(self, theta: Any) -> Any:
         """The state in which a run from the parameters ``theta`` begins."""
         return self.objective.checked(theta)

@@ -38,6 +38,11 @@ class GradientDescent(Map):
         self.objective = objective
         self.step_size = step_size if is_traced(step_size) else np.asarray(checked_step_size(step_size))
 
+    @property
+    def stability_limit(self) -> float:
+        """``2 / eta``: minima of larger sharpness are unstable."""
+        return 2 / float(self.step_size)
+
     def update(self, state: Any) -> Any:
         """``theta - eta grad L(theta)``."""
         return state - jnp.asarray(self.step_size, state.dtype) * self.objective.gradient(state)

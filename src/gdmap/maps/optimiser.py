@@ -8,6 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.optimize import brentq
 
 from gdmap.engines.precision import entry_point, float64, is_traced
 from gdmap.maps.base import Map
@@ -22,7 +23,7 @@ from gdmap.maps.optax_update import (
     made_up,
     traced_update,
 )
-from gdmap.objectives import AbstractObjective
+from gdmap.objectives import AbstractObjective, Function
 
 STEP_SIZE = "learning_rate"
 # The updates at two very large times agree if they do up to this share of the step.
@@ -163,6 +164,18 @@ class Optimiser(Map):
         floats = {**self.floats, **changes}
         return eqx.tree_at(lambda map_: map_.floats, self, floats)
 
+    @property
+    def stability_limit(self) -> float | None:
+        """The curvature ``lam`` beyond which the optimiser is unstable on ``lam x^2 / 2``, as ``2 / eta`` for GD.
+
+        The smallest one at which the spectral radius passes 1 (floating point, to 1e-12 relative). ``None`` where
+        the update is not linear in state and gradient (Adam), so that there is no such number, where fields are
+        frozen, and where it is stable on every quadratic up to 1e12 or on none from 1e-12 on.
+        """
+        if self.frozen or self.depends_on_time or is_traced(self):
+            return None
+        return scalar_stability_limit(self)
+
     @entry_point
     def initial_state(self, theta: Any) -> Any:
         """The state in which a run from the parameters ``theta`` begins, shape ``(state_dim,)``."""
@@ -268,6 +281,42 @@ class Optimiser(Map):
                 f"{self._name} has no limit: its updates after {', '.join(map(str, LIMIT_TIMES))} steps differ "
                 "(a schedule that never settles, or a decay rate too close to 1). Use step_at without limit=True"
             )
+
+
+class ScalarJacobian(eqx.Module):
+    """The Jacobian of an optimiser on ``lam x^2 / 2``, at rest, as a function of ``lam``."""
+
+    map: Optimiser
+
+    def __call__(self, curvature: Any) -> Any:
+        """Shape ``(state_dim, state_dim)``."""
+
+        def update(state: Any) -> Any:
+            return self.map.update_given(state, curvature * self.map.parameters(state), 0)
+
+        return jax.jacfwd(update)(jnp.zeros(self.map.state_dim))
+
+
+def scalar_stability_limit(map_: Optimiser) -> float | None:
+    """`Optimiser.stability_limit`, by a scan over twelve decades either side of 1 and bisection."""
+    scalar = Optimiser(Function(lambda x: jnp.sum(x * x) / 2, 1), map_.factory, limit=map_.limit, **map_.keywords)
+    with float64():
+        state = np.random.default_rng(0).uniform(0.5, 1.5, scalar.state_dim)
+        gradient = np.ones(1)
+        once, twice = (np.asarray(scalar.update_given(c * state, c * gradient, 0)) for c in (1.0, 2.0))
+        if not np.allclose(twice, 2 * once, rtol=1e-12, atol=0):
+            return None
+        jacobians = jax.jit(lambda curvatures: jax.vmap(ScalarJacobian(scalar))(curvatures))
+
+        def radius(curvatures: np.ndarray) -> np.ndarray:
+            return np.abs(np.linalg.eigvals(np.asarray(jacobians(curvatures)))).max(axis=1)
+
+        grid = np.geomspace(1e-12, 1e12, 4801)
+        unstable = radius(grid) > 1 + 1e-12
+        if unstable[0] or not unstable.any():
+            return None
+        first = int(np.argmax(unstable))
+        return float(brentq(lambda lam: radius(np.array([lam]))[0] - 1, grid[first - 1], grid[first], rtol=1e-12))
 
 
 def transformation(factory: Callable[..., Any], keywords: Mapping[str, Any]) -> Any:

@@ -462,7 +462,7 @@ def labelled(
                 "method": methods.get(name) or quantity.method,
             }
             variables[variable] = (("step", *quantity.dims), columns[variable], attributes)
-    limit = stability_limit(map_)
+    limit = np.nan if map_.stability_limit is None else map_.stability_limit
     variables["stability_limit"] = (
         (),
         limit,
@@ -487,14 +487,6 @@ BAR_NAMES = {
     "lower": ": lower end of its bracket",
     "upper": ": upper end of its bracket",
 }
-
-
-def stability_limit(map_: Any) -> float:
-    """The largest curvature at which a map is stable on a quadratic loss; NaN where the map does not say."""
-    if isinstance(map_, GradientDescent):
-        return 2 / float(map_.step_size)
-    limit = getattr(map_, "stability_limit", None)
-    return float("nan") if limit is None else float(limit)
 
 
 def checked_record(record: str | Sequence[str], map_: Map) -> tuple[str, ...]:
