@@ -3,6 +3,7 @@
 Writes edge-of-stability.png into the folder given as the only argument (default: the current one).
 """
 
+import itertools
 import sys
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def loss(params, x, y):
 
 
 widths = (1, 12, 12, 1)
-params = [(rng.normal(size=(b, a)) / np.sqrt(a), np.zeros(b)) for a, b in zip(widths, widths[1:], strict=False)]
+params = [(rng.normal(size=(b, a)) / np.sqrt(a), np.zeros(b)) for a, b in itertools.pairwise(widths)]
 objective = gdmap.Objective(loss, params, data=(x, y))
 run = gdmap.trajectory(gdmap.GradientDescent(objective, 0.1), objective.ravel(params), 5000, every=10)
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else ".")

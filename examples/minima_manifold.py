@@ -1,4 +1,4 @@
-"""Do the minima of non-linear networks that do not interpolate form a manifold? (open question of 2402.13108)
+"""Do minima of non-linear networks that do not interpolate form a manifold? (an open question of arXiv:2402.13108)
 
 At minima found from many starts: the nullity of the Hessian against the dimension found by moving along it.
 """
@@ -44,8 +44,8 @@ for name, objective in CASES.items():
         print(f"{name:>28}: {error}")
         continue
     found = gdmap.minima_manifold(objective, minima.theta)
+    nullity, dimension = (sorted(set(found[key].values.tolist())) for key in ("nullity", "dimension"))
     print(
-        f"{name:>28}: {found.sizes['minimum']:>3}, {float(found.loss.min()):.6f}; "
-        f"nullity {sorted(set(found.nullity.values.tolist()))}, dimension {sorted(set(found.dimension.values.tolist()))}; "
-        f"agree {float(found.agrees.mean()):.2f}"
+        f"{name:>28}: {found.sizes['minimum']:>3}, {float(found.loss.min()):.6f}; nullity {nullity}, "
+        f"dimension {dimension}; agree {float(found.agrees.mean()):.2f}"
     )

@@ -1,6 +1,6 @@
-"""Does another loss functional change the critical step size of a linear network? (open question of 2402.13108)
+"""Does another loss change the critical step size of a linear network? (an open question of arXiv:2402.13108)
 
-One data set with three levels of noise, one network, four losses of the residual that share the curvature 1 at zero.
+Three levels of noise, one network, four losses of the residual with the same curvature 1 at zero.
 Without noise every loss has the threshold of the square loss: the minima interpolate. With noise they part.
 """
 

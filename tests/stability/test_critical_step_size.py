@@ -156,6 +156,32 @@ def test_gradient_descent_agrees_with_the_searched_threshold():
     assert shares[1] == 0
 
 
+def assert_gradient_descent_agrees(network, scale):
+    """Starts next to the flattest minimum return below the threshold; above it no start finds a minimum."""
+    critical = critical_step_size(network)
+    eta = critical.step_size.value
+    near = critical.minimum + 1e-4 * gdmap.gaussian_starts(10, network.dim, seed=1)
+    starts = np.concatenate([near, gdmap.gaussian_starts(90, network.dim, scale=scale)])
+    result = gdmap.sweep(network, [0.97 * eta, 1.03 * eta], starts, max_steps=20_000)
+    names = gdmap.fate_names(result).reshape(2, 100)
+    assert np.all(names[0, :10] == "minimum")
+    assert not np.any(names[1] == "minimum")
+
+
+BOTTLENECKS = [(2, 1, 2), (3, 1, 3), (3, 2, 3), (3, 1, 2, 3), (4, 2, 3)]
+
+
+@pytest.mark.parametrize("widths", BOTTLENECKS[:2])
+def test_bottlenecks_agree_with_gradient_descent_on_both_sides(widths):
+    assert_gradient_descent_agrees(random_network(sum(widths), widths, spread=1), 0.3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(20))
+def test_twenty_bottlenecks_agree_with_gradient_descent_on_both_sides(seed):
+    assert_gradient_descent_agrees(random_network(seed, BOTTLENECKS[seed % 5], spread=1), 0.3)
+
+
 def test_zero_optimum_has_no_critical_step_size():
     critical = critical_step_size(whitened((2, 2, 2), np.zeros((2, 2))))
     assert critical.step_size.value == np.inf

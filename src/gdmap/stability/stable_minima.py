@@ -1,5 +1,6 @@
 """How stable minima are distributed: spectra over the set of minima, and the stable ones for a step size."""
 
+import itertools
 from typing import Any
 
 import jax.numpy as jnp
@@ -116,9 +117,9 @@ def stable_minima(
     xarray.Dataset
         Those of `minima_spectra` with ``stable`` over ``minimum`` (``undecided`` where the error leaves it open)
         and the attributes ``step_size``, ``stability_limit`` (``2 / eta``), ``bounded`` (``'bounded'``,
-        ``'unbounded'``, ``'empty'``), ``bounded_status`` and ``bounded_reason``, ``largest_stable_norm``. For linear
-        networks under the square loss boundedness follows from the widths where theory decides it (*computed*); elsewhere a
-        search outwards among the stable minima tells (*estimated*).
+        ``'unbounded'``, ``'empty'``), ``bounded_status`` and ``bounded_reason``, ``largest_stable_norm``. For
+        linear networks under the square loss boundedness follows from the widths where theory decides it
+        (*computed*); elsewhere a search outwards among the stable minima tells (*estimated*).
     """
     eta = checked_step_size(step_size)
     if not np.isfinite(reach) or reach <= 1:
@@ -211,7 +212,7 @@ def boundedness_of_network(objective: AbstractObjective) -> tuple[str, str] | No
     if not (full and objective.reaches_least_squares and objective.depth >= 2 and objective.target_rank):
         return None
     hidden, rank = objective.widths[1:-1], objective.target_rank
-    if any(a > rank and b > rank for a, b in zip(hidden, hidden[1:], strict=False)):
+    if any(a > rank and b > rank for a, b in itertools.pairwise(hidden)):
         return "unbounded", f"two consecutive hidden widths exceed the rank {rank} of the optimum"
     if objective.depth == 2:
         return "bounded", "depth two: the sharpness tends to infinity along the minima"
