@@ -99,6 +99,24 @@ def test_minima_of_higher_loss_are_named_and_left_out():
     assert "higher loss" in critical.reason
 
 
+def test_minima_on_kinks_are_left_out():
+    # Minima w_0 w_1 = 1; curvature grows by a jump where w_0 < 0.8, so the flattest ends lie on that kink.
+    def loss(w):
+        excess = w[0] * w[1] - 1
+        return (1 + 3 * jnp.maximum(w[0] - 0.8, 0.0)) * excess**2 / 2
+
+    objective = Function(loss, 2)
+    critical = critical_step_size(objective, starts=8)
+    minimum = critical.minimum
+    assert minimum[0] * minimum[1] == pytest.approx(1, abs=1e-12)
+    assert np.isfinite(critical.step_size.value)
+    weight = 1 + 3 * max(minimum[0] - 0.8, 0.0)
+    assert critical.min_sharpness.value == pytest.approx(weight * (minimum @ minimum), rel=1e-9)
+    only_kinks = Function(lambda w: w[0] ** 2 + 3 * jnp.maximum(w[0], 0.0) ** 2, 1)
+    with pytest.raises(ValueError, match="kink"):
+        critical_step_size(only_kinks, starts=4)
+
+
 def test_what_cannot_be_answered_is_refused():
     separable = Function(lambda w: jnp.mean(jnp.logaddexp(0.0, -w[0] * jnp.array([1.0, 2.0]))), 1)
     with pytest.raises(ValueError, match="parameters grow"):

@@ -133,6 +133,15 @@ def test_a_relu_network_with_a_sample_on_the_kink():
         verified_minimum(objective, [1.0, 1.0, 1.0])
 
 
+def test_a_quadratic_form_with_null_directions_of_rounding():
+    X = np.random.default_rng(0).normal(size=(4, 6))
+    form = X.T @ X
+    minimum = verified_minimum(Function(lambda w: w @ jnp.asarray(form) @ w / 2, 6), np.zeros(6))
+    assert minimum.nullity == 2
+    with pytest.raises(ValueError, match="degenerate"):
+        verified_minimum(Function(lambda w: w[0] ** 2 / 2 + w[1] ** 12, 2), np.zeros(2))
+
+
 def test_a_smooth_but_stiff_loss_has_no_kink():
     objective = Function(lambda w: jnp.tanh(200 * w[0]) ** 2 + w[1] ** 2, 2)
     assert find_kink(objective, np.array([0.0, 0.0]), 1.0) is None

@@ -25,6 +25,8 @@ DENSE_LIMIT = 1000
 JITTERS = 4
 NOISE = 16
 POSITION_ERROR = 1e-12
+# Null directions that are level only up to the rounding of the curvature are tried this many times farther out.
+FAR = 300.0
 
 
 class Evidence(IntEnum):
@@ -234,14 +236,36 @@ def on_manifold_of_equal_loss(objective: AbstractObjective, theta: np.ndarray, h
     """Whether the null directions of critical points are tangent to a manifold of critical points of equal loss.
 
     At the point found some way along them, too, gradient and change of loss must be rounding noise, so flat
-    directions of any order do not pass.
+    directions of any order do not pass. Where they are that only beside the rounding of the curvature itself (a
+    quadratic form with a null direction), they must be so much farther out as well.
     """
     spaces = for_each(null_space, hessians)
-    lanes = np.flatnonzero([len(space.basis) > 0 for space in spaces])
     answer = np.zeros(len(spaces), bool)
+    lanes = np.flatnonzero([len(space.basis) > 0 for space in spaces])
     if not lanes.size:
         return answer
-    theta, hessians, spaces = theta[lanes], hessians[lanes], [spaces[lane] for lane in lanes]
+    answer[lanes] = level_along(objective, theta[lanes], hessians[lanes], [spaces[k] for k in lanes], 1.0, False)
+    doubtful = lanes[~answer[lanes]]
+    for reach in (1.0, FAR):
+        if doubtful.size:
+            chosen = [spaces[k] for k in doubtful]
+            doubtful = doubtful[level_along(objective, theta[doubtful], hessians[doubtful], chosen, reach, True)]
+    answer[doubtful] = True
+    return answer
+
+
+def level_along(
+    objective: AbstractObjective,
+    theta: np.ndarray,
+    hessians: np.ndarray,
+    spaces: list[NullSpace],
+    reach: float,
+    with_floor: bool,
+) -> np.ndarray:
+    """Whether there are critical points of equal loss ``reach`` times `SHIFT` along the null directions.
+
+    ``with_floor``: up to the rounding of the curvature over that way, too.
+    """
     size = np.linalg.norm(theta, axis=1)
     length = np.where(size > 0, size, 1.0)
     loss, gradient, _ = loss_and_gradient(objective, theta)
@@ -254,18 +278,15 @@ def on_manifold_of_equal_loss(objective: AbstractObjective, theta: np.ndarray, h
         converged=np.ones(len(theta), bool),
     )
     bases = [space.basis for space in spaces]
-    on_family, moved = is_on_a_family(descent, step_size, points, bases, length)
+    on_family, moved = is_on_a_family(descent, step_size, points, bases, reach * length)
     moved_loss = loss_and_gradient(objective, moved)[0]
     noise = loss_noise(objective, theta, loss)
     curvature = np.array([np.abs(np.linalg.eigvalsh(hessian)).max() for hessian in hessians])
-    # Over the way moved the curvature's own rounding shows: a quadratic form with a null direction has it.
-    floor = np.finfo(float).eps * curvature * SHIFT * length
-    equal = (
-        np.abs(moved_loss - loss)
-        <= NOISE * (noise + floor * SHIFT * length) + curvature * (POSITION_ERROR * length) ** 2
-    )
-    answer[lanes] = on_family & equal & is_level(*gradient_and_noise(objective, moved), spaces, floor)
-    return answer
+    shift = reach * SHIFT * length
+    floor = np.finfo(float).eps * curvature * shift if with_floor else np.zeros(len(theta))
+    tolerance = NOISE * (noise + floor * shift) + curvature * (POSITION_ERROR * length) ** 2
+    equal = np.abs(moved_loss - loss) <= tolerance
+    return on_family & equal & is_level(*gradient_and_noise(objective, moved), spaces, floor)
 
 
 def loss_noise(objective: AbstractObjective, theta: np.ndarray, loss: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ import xarray as xr
 from gdmap.bracket import Bracket
 from gdmap.minima.along import log_spectral_norm, lowered, sharpness_of
 from gdmap.minima.critical_points import refine_critical_points
+from gdmap.minima.kinks import find_kink
 from gdmap.minima.sampling import sampled_minima
 from gdmap.objectives import AbstractObjective
 from gdmap.spectra import sharpness
@@ -90,14 +91,15 @@ def flattest_minimum(
     theta, history = flattened(objective, found.theta, found.nullity)
     points = refine_critical_points(objective, theta, np.linalg.norm(theta, axis=1) + np.finfo(float).tiny)
     theta = np.where(points.is_minimum[:, None], points.theta, found.theta)
-    values = sharpness_of(objective, theta)
+    theta, values, on_kinks = off_kinks(objective, theta, found.theta)
     best = int(np.argmin(values))
+    remarks = f"{on_kinks} {found.remark}".strip()
     bracket = sharpness(objective, theta[best])
     agreeing = int(np.sum(values <= values[best] * (1 + AGREES)))
     way = history.sharpness[best][history.exponent == EXPONENTS[0]]
     falling = is_falling(way)
     sequence = list(zip(way, history.norm[best], strict=False)) if falling else []
-    reason = search_words(values, agreeing, sequence, found.remark)
+    reason = search_words(values, agreeing, sequence, remarks)
     search = xr.Dataset(
         {
             "theta": (("start", "component"), theta),
@@ -123,6 +125,47 @@ def flattest_minimum(
         falling=falling,
         reason=reason,
     )
+
+
+def off_kinks(
+    objective: AbstractObjective, theta: np.ndarray, first: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, str]:
+    """The ends of searches, or their beginnings where the end lies on a kink; the sharpness; and words about it.
+
+    On a kink the Hessian is one-sided and says nothing of stability. Where the beginning lies on one too, the
+    sharpness is infinite.
+
+    Raises
+    ------
+    ValueError
+        If all lie on kinks.
+    """
+    values = sharpness_of(objective, theta)
+    theta = np.array(theta)
+    kinked = [lane for lane in range(len(theta)) if lies_on_a_kink(objective, theta[lane])]
+    if not kinked:
+        return theta, values, ""
+    lowest = values[kinked].min()
+    theta[kinked] = first[kinked]
+    values = sharpness_of(objective, theta)
+    for lane in kinked:
+        if lies_on_a_kink(objective, theta[lane]):
+            values[lane] = np.inf
+    if np.all(np.isinf(values)):
+        raise ValueError(
+            "every minimum found lies on a kink of the loss (as of ReLU), where thresholds from the Hessian do "
+            "not apply: sweep the step size with gdmap.sweep, or smooth the loss"
+        )
+    words = (
+        f"In {len(kinked)} searches the way down ended on a kink of the loss, with sharpness down to {lowest:.7g} "
+        "beside it, where the Hessian jumps; smooth minima come close to that."
+    )
+    return theta, values, words
+
+
+def lies_on_a_kink(objective: AbstractObjective, theta: np.ndarray) -> bool:
+    """Whether a derivative jumps at ``theta``, on the scale of its own size."""
+    return find_kink(objective, theta, float(np.linalg.norm(theta)) or 1.0) is not None
 
 
 class History(NamedTuple):
@@ -166,9 +209,10 @@ def is_falling(way: np.ndarray) -> bool:
 
 def search_words(values: np.ndarray, agreeing: int, sequence: list[tuple[float, float]], remark: str) -> str:
     """What the search found, in words; ``sequence`` is (sharpness, norm) on a way that did not end."""
+    finite = values[np.isfinite(values)]
     words = (
         f"Flattest of the minima found by {len(values)} searches along the set of minima: {agreeing} agree to "
-        f"{AGREES:g}, all lie in [{values.min():.7g}, {values.max():.7g}]."
+        f"{AGREES:g}, all lie in [{values.min():.7g}, {finite.max():.7g}]."
     )
     if sequence:
         shown = [sequence[k] for k in np.unique(np.linspace(0, len(sequence) - 1, 5).astype(int))]

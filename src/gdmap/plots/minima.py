@@ -3,6 +3,7 @@
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 
 def plot_minima(
@@ -53,6 +54,7 @@ def plot_minima(
         axes.set_yscale("log")
     if against == "norm" and place.min() > 0 and place.max() > 30 * place.min():
         axes.set_xscale("log")
+        axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel(
         "distance of the minimum from the origin" if against == "norm" else "position along the minima"
     )
