@@ -1,5 +1,7 @@
 """Gradient descent as the dynamical system it is."""
 
+from importlib.metadata import version as _version
+
 from gdmap import data, plots
 from gdmap.bracket import Bracket
 from gdmap.ensembles import Criteria, Fate, Reason, ensemble, fate_names, reason_names
@@ -27,6 +29,8 @@ from gdmap.stability import (
     stable_minima,
 )
 from gdmap.sweeps import StoreError, fate_fractions, gaussian_starts, sweep
+
+__version__ = _version("gdmap")
 
 __all__ = [
     "Bracket",

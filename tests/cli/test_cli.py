@@ -1,3 +1,4 @@
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -7,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+
+import gdmap
 
 GDMAP = Path(sys.executable).with_name("gdmap")
 
@@ -166,3 +169,17 @@ def test_demo(tmp_path):
     np.testing.assert_array_equal(reached[step_sizes < 0.95 * predicted, 0], 1)
     np.testing.assert_array_equal(reached[step_sizes > predicted], 0)
     assert (tmp_path / "gdmap-demo" / "sweep.png").exists()
+
+
+def test_version(folder):
+    assert run("--version", cwd=folder).stdout.strip() == f"gdmap {gdmap.__version__}"
+    assert gdmap.__version__ == importlib.metadata.version("gdmap")
+
+
+def test_a_function_of_the_parameters_is_no_objective(folder):
+    (folder / "bare.py").write_text("def plain(w):\n    return w @ w\n")
+    process = run("critical", "--objective", "bare.py:plain", cwd=folder, check=False)
+    assert process.returncode == 2
+    words = " ".join(process.stderr.split())
+    assert "it must be an objective, or a function without arguments that makes one" in words
+    assert "gdmap.Function(plain, dim)" in words

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from gdmap import Function, LinearNetwork, critical_step_size, minima_curve, minima_manifold, sample_minima
+from gdmap.minima import Evidence
 from gdmap.minima.manifold import expected_dimension
 from tests.conftest import random_network
 from tests.minima.losses import Product
@@ -83,7 +84,7 @@ def test_samples_are_minima_and_addressed_by_their_index():
     many, few = sample_minima(objective, 20, seed=3), sample_minima(objective, 5, seed=3)
     np.testing.assert_array_equal(many.theta[: few.sizes["minimum"]], few.theta)
     np.testing.assert_allclose(many.theta[:, 1], np.sin(many.theta[:, 0]), atol=1e-12)
-    assert set(many.evidence.values) == {"manifold_of_minima"}
+    assert np.all(many.evidence == Evidence.MANIFOLD_OF_MINIMA)
     network = random_network(2, (2, 3, 2))
     exact = sample_minima(network, 30)
     assert "Gaussian" in exact.attrs["law"]

@@ -28,3 +28,12 @@ def test_density_is_drawn_with_its_error_and_largest_node():
 def test_other_datasets_are_refused():
     with pytest.raises(ValueError, match="spectral_density"):
         plot_spectral_density(xr.Dataset({"x": ("k", [1.0])}))
+
+
+def test_the_legend_lies_outside_the_panel():
+    operator = aslinearoperator(sp.diags(np.r_[5.0, np.random.default_rng(0).normal(size=200)]))
+    figure = plot_spectral_density(spectral_density(operator, probes=4, depth=30))
+    figure.savefig(io.BytesIO(), format="png")
+    (axes,), (legend,) = figure.axes, figure.legends
+    assert axes.get_legend() is None
+    assert not legend.get_window_extent().overlaps(axes.get_window_extent())

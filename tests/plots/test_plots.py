@@ -39,3 +39,11 @@ def test_spectrum_shows_the_limit():
     axes = figure.axes[0]
     np.testing.assert_array_equal(axes.lines[0].get_ydata(), [3, 1, 0])
     assert axes.lines[1].get_ydata()[0] == 4
+
+
+def test_spectrum_takes_the_answer_itself_and_counts_in_whole_numbers():
+    network = LinearNetwork.whitened((1, 1, 1), [[1.0]])
+    critical = gdmap.critical_step_size(network)
+    axes = plot_spectrum(np.linalg.eigvalsh(network.hessian(critical.minimum)), critical).axes[0]
+    assert axes.lines[1].get_ydata()[0] == pytest.approx(2.0)
+    assert all(float(tick).is_integer() for tick in axes.get_xticks())

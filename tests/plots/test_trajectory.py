@@ -97,3 +97,47 @@ def test_other_datasets_are_refused(double_well):
     for dataset in (found, found.isel(step=0)):
         with pytest.raises(ValueError, match=r"draws the result of gdmap\.trajectory"):
             plot_trajectory(dataset)
+
+
+def test_an_orbit_that_runs_away_from_the_start_is_shown_whole(tmp_path):
+    quartic = Function(lambda w: jnp.sum(w**4), 2)
+    found = trajectory(GradientDescent(quartic, 1.0), [3.0, 1.0], 40)
+    when = found.attrs["diverged_at"]
+    figure = plot_trajectory(found)
+    top, bottom, right = figure.axes
+    figure.savefig(tmp_path / "picture.png")
+    for axes, name in ((top, "loss"), (right, "gradient_norm"), (bottom, "sharpness")):
+        assert axes.get_yscale() == "log"
+        low, high = axes.get_ylim()
+        values = found[name].values[np.isfinite(found[name].values)]
+        assert len(values) >= 4 and np.all((low < values) & (values < high))
+    assert bottom.get_ylim()[0] < 2 / 1.0
+    assert when < bottom.get_xlim()[1] < 1.2 * when
+    assert line(bottom, "sharpness").get_marker() == "o"
+
+
+def test_steady_divergence_up_to_the_largest_numbers(tmp_path):
+    bowl = Function(lambda x: x[0] ** 2, 1)
+    found = trajectory(GradientDescent(bowl, 1.2), [0.3], 3000)
+    figure = plot_trajectory(found)
+    figure.savefig(tmp_path / "picture.png")
+    loss = found["loss"].values[np.isfinite(found["loss"].values)]
+    assert loss.max() > 1e307 and figure.axes[0].get_ylim()[1] >= loss.max()
+    assert found.attrs["diverged_at"] < figure.axes[0].get_xlim()[1] < 3000
+
+
+def test_a_negative_loss_that_runs_away_is_shown_whole(tmp_path):
+    cubic = Function(lambda x: x[0] ** 3 - x[0] ** 2 / 2, 1)
+    found = trajectory(GradientDescent(cubic, 1.0), [-2.0], 30)
+    figure = plot_trajectory(found)
+    figure.savefig(tmp_path / "picture.png")
+    for axes, name in zip(figure.axes[:2], ("loss", "sharpness"), strict=True):
+        assert axes.get_yscale() == "symlog"
+        values = found[name].values[np.isfinite(found[name].values)]
+        assert axes.get_ylim()[0] < values.min() < -1e100
+
+
+def test_the_part_before_divergence_alone_has_no_mark(double_well):
+    found = trajectory(GradientDescent(double_well, 2.05), [0.55], 30)
+    figure = plot_trajectory(found.isel(step=slice(0, 10)))
+    assert not figure.axes[0].texts and figure.axes[0].get_xlim() == (0, 9)

@@ -1,11 +1,13 @@
 """The commands and the one place where their errors are shown."""
 
 import sys
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
+from gdmap import __version__
 from gdmap.cli.critical import critical
 from gdmap.cli.demo import demo
 from gdmap.cli.sweep import sweep
@@ -19,6 +21,24 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
+
+
+def show_version(wanted: bool) -> None:
+    """Print the version and end, before any command runs."""
+    if wanted:
+        typer.echo(f"gdmap {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Options before any command."""
+
+
 app.command()(demo)
 app.command()(critical)
 app.command()(sweep)

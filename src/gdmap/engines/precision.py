@@ -91,10 +91,20 @@ def as_floating(array: Any) -> Any:
     Raises
     ------
     TypeError
-        For integer, boolean or complex numbers: parameters of a differentiable loss are real.
+        For integer, boolean or complex numbers: parameters of a differentiable loss are real; for a pytree,
+        a `Minimum` or anything else that is no array.
     """
     if not isinstance(array, jax.Array):
-        array = np.asarray(array)
+        try:
+            converted = np.asarray(array)
+        except ValueError:  # arrays of several shapes in a list
+            converted = np.asarray(None)
+        if converted.dtype == object:
+            raise TypeError(
+                f"expected one flat vector of floating-point numbers, got {type(array).__name__}: "
+                "pass objective.ravel(params), or minimum.theta"
+            )
+        array = converted
     if not np.issubdtype(array.dtype, np.floating):
         raise TypeError(
             f"expected real floating-point numbers, got dtype {array.dtype}: "

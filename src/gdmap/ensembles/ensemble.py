@@ -10,8 +10,9 @@ import numpy as np
 import xarray as xr
 
 from gdmap.engines.precision import as_floating
-from gdmap.ensembles.fates import Fate, Reason, flag_attributes
+from gdmap.ensembles.fates import Fate, Reason
 from gdmap.ensembles.iteration import Criteria, Outcome, iterate_to_fate
+from gdmap.flags import flag_attributes
 from gdmap.maps import ConstantFamily, Map
 
 

@@ -5,6 +5,8 @@ from enum import IntEnum
 import numpy as np
 import xarray as xr
 
+from gdmap.flags import flag_names
+
 
 class Fate(IntEnum):
     """Where a trajectory ends. The classes are never merged.
@@ -62,14 +64,6 @@ class Reason(IntEnum):
     TOO_LARGE_TO_CONFIRM = 15
 
 
-def flag_attributes(flags: type[IntEnum]) -> dict[str, object]:
-    """The CF attributes ``flag_values`` and ``flag_meanings`` of an enumeration."""
-    return {
-        "flag_values": [int(flag) for flag in flags],
-        "flag_meanings": " ".join(flag.name.lower() for flag in flags),
-    }
-
-
 def fate_names(dataset: xr.Dataset) -> np.ndarray:
     """The fates in ``dataset.fate`` as strings, same shape (read from its ``flag_meanings``)."""
     return flag_names(dataset["fate"])
@@ -78,11 +72,3 @@ def fate_names(dataset: xr.Dataset) -> np.ndarray:
 def reason_names(dataset: xr.Dataset) -> np.ndarray:
     """The reasons in ``dataset.reason`` as strings, same shape."""
     return flag_names(dataset["reason"])
-
-
-def flag_names(variable: xr.DataArray) -> np.ndarray:
-    """A flag variable as strings, by its CF attributes; ``not_computed`` for other values (unfinished stores)."""
-    values = np.asarray(variable.attrs["flag_values"])
-    meanings = np.asarray(str(variable.attrs["flag_meanings"]).split())
-    names = dict(zip(values.tolist(), meanings.tolist(), strict=True))
-    return np.vectorize(lambda value: names.get(int(value), "not_computed"), otypes=[str])(variable.values)

@@ -1,7 +1,7 @@
 """Searching along the set of minima: a function of the point and its Hessian made smaller, chart by chart."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -46,6 +46,25 @@ def _log_spectral_norm_jvp(primals: Any, tangents: Any) -> Any:
     return _log_norm(eigenvalues, exponent), tangent
 
 
+class Extent(NamedTuple):
+    """Where minima lie and how far apart: what lengths are measured by, whatever the origin."""
+
+    centre: np.ndarray
+    length: float
+
+    @classmethod
+    def of(cls, theta: np.ndarray) -> "Extent":
+        """The median of the points and their median distance from it (for equal points, their norm)."""
+        centre = np.median(theta, axis=0)
+        distances = np.linalg.norm(theta - centre, axis=1)
+        length = float(np.median(distances)) or float(distances.max())
+        return cls(centre, length or float(np.linalg.norm(centre)) or 1.0)
+
+    def distance(self, theta: np.ndarray) -> np.ndarray:
+        """The distance of each row from the centre."""
+        return np.asarray(np.linalg.norm(theta - self.centre, axis=1))
+
+
 class Lower(eqx.Module):
     """One minimum moved, within a ball of its chart, to where ``goal(theta, H(theta), settings)`` is smaller.
 
@@ -56,12 +75,10 @@ class Lower(eqx.Module):
     goal: Callable[[Any, Any, Any], Any]
     nullity: int = eqx.field(static=True)
 
-    def __call__(self, base: Any, settings: Any) -> Any:
+    def __call__(self, base: Any, settings: Any, radius: Any) -> Any:
         """The minimum reached from ``base``; ``base`` itself where nothing better was found."""
-        chart = Chart.at(self.objective, base, self.nullity)
+        chart = Chart.at(self.objective, base, radius, self.nullity)
         base_loss = self.objective.evaluate(base)
-        norm = jnp.linalg.norm(base)
-        radius = CHART_RADIUS * jnp.where(norm > 0, norm, 1.0)
 
         def point(u: Any) -> tuple[Any, Any]:
             return chart(radius * u / jnp.sqrt(1 + jnp.sum(u * u)))
@@ -70,7 +87,7 @@ class Lower(eqx.Module):
             # Newton's method may land on another set of critical points, of saddles or of another loss.
             spectrum = jnp.linalg.eigvalsh(jax.lax.stop_gradient(hessian))
             rise = jnp.abs(self.objective.evaluate(theta) - base_loss)
-            reach = jnp.sum((theta - base) ** 2) + POSITION_ERROR * jnp.sum(base**2)
+            reach = jnp.sum((theta - base) ** 2) + POSITION_ERROR * (jnp.sum(base**2) + radius**2)
             level = rise <= 1e-12 * jnp.abs(base_loss) + LEVEL * spectrum[-1] * reach
             return (last <= 1e3 * RETRACTED) & (spectrum[0] >= -NEGATIVE * spectrum[-1]) & level
 
@@ -92,14 +109,22 @@ def lowered(
     theta: np.ndarray,
     nullity: np.ndarray,
     settings: np.ndarray,
+    extent: Extent,
 ) -> np.ndarray:
-    """`Lower` on every row of ``theta`` with the same ``settings``; isolated minima stay where they are."""
+    """`Lower` on every row of ``theta`` with the same ``settings``; isolated minima stay where they are.
+
+    The radius of a chart is half the distance from the centre of the extent, and at least half its length.
+    """
     result = np.array(theta)
-    block = block_size(256 * objective.dim**2, largest=16)
+    radius = CHART_RADIUS * np.maximum(extent.distance(result), extent.length)
+    # The work of a lane grows with the third power and more: few lanes to a block, so that none is padding.
+    block = block_size(64 * objective.dim**3, largest=16)
     for size in np.unique(nullity[nullity > 0]):
         lanes = np.flatnonzero(nullity == size)
         each = np.broadcast_to(settings, (len(lanes), len(settings)))
-        result[lanes] = on_lanes(Lower(objective, goal, int(size)), (theta[lanes], each), block, threads=1)
+        result[lanes] = on_lanes(
+            Lower(objective, goal, int(size)), (theta[lanes], each, radius[lanes]), block, threads=1
+        )
     return result
 
 

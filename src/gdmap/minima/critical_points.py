@@ -111,7 +111,8 @@ def refine_critical_points(objective: AbstractObjective, theta: np.ndarray, scal
     ``scale`` is the length that matters in each lane. Corrections have minimum norm; where they do not contract
     the evidence is ``NOT_CRITICAL`` and the point is returned as it came.
     """
-    cycles = refine_cycles(*descent_at(objective, hessians_at(objective, theta)), theta, 1, scale)
+    with np.errstate(all="ignore"):  # points may lie where the loss overflows
+        cycles = refine_cycles(*descent_at(objective, hessians_at(objective, theta)), theta, 1, scale)
     refined = np.where(cycles.converged[:, None], cycles.points[:, 0], theta)
     hessians = hessians_at(objective, refined)
     evidence = np.full(len(theta), Evidence.NOT_CRITICAL, np.int8)
@@ -204,17 +205,22 @@ def classify_critical_points(objective: AbstractObjective, theta: np.ndarray, he
     spectra = np.stack(for_each(np.linalg.eigvalsh, hessians))
     curvature = np.abs(spectra).max(axis=1)
     threshold = NULL * curvature
-    excess = loss_and_gradient(objective, theta)[2]
+    loss, _, excess = loss_and_gradient(objective, theta)
     evidence = np.full(len(theta), Evidence.DEGENERATE_CRITICAL_POINT, np.int8)
 
     def assign(lanes: np.ndarray, found: Evidence) -> None:
         evidence[lanes & (evidence == Evidence.DEGENERATE_CRITICAL_POINT)] = found
 
-    at_optimum = is_at_optimum(objective, excess, curvature * np.sum(theta**2, axis=1))
-    assign(at_optimum, Evidence.KNOWN_OPTIMUM)
     if objective.critical_gap is not None:
+        # All critical values are known: the loss alone tells.
+        at_optimum = excess <= objective.critical_gap / 2
+        assign(at_optimum, Evidence.KNOWN_OPTIMUM)
         assign(~at_optimum, Evidence.CRITICAL_POINT_ABOVE_OPTIMUM)
     assign(spectra[:, 0] < -threshold, Evidence.NEGATIVE_HESSIAN_EIGENVALUE)
+    if objective.knows_optimum:
+        rounding = loss_noise(objective, theta, loss)
+        position = curvature * np.sum((POSITION_ERROR * theta) ** 2, axis=1)
+        assign(excess <= NOISE * rounding + position, Evidence.KNOWN_OPTIMUM)
     assign(spectra[:, 0] > threshold, Evidence.POSITIVE_DEFINITE_HESSIAN)
     flat = np.flatnonzero((evidence == Evidence.DEGENERATE_CRITICAL_POINT) & (curvature > 0))
     if flat.size:
@@ -222,14 +228,6 @@ def classify_critical_points(objective: AbstractObjective, theta: np.ndarray, he
         manifold[flat] = on_manifold_of_equal_loss(objective, theta[flat], hessians[flat])
         assign(manifold, Evidence.MANIFOLD_OF_MINIMA)
     return evidence
-
-
-def is_at_optimum(objective: AbstractObjective, excess: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Whether the excess over the known optimum is none; false where the optimum is unknown (NaN)."""
-    gap = objective.critical_gap
-    if gap is not None:
-        return excess <= gap / 2
-    return excess <= 1e-10 * scale
 
 
 def on_manifold_of_equal_loss(objective: AbstractObjective, theta: np.ndarray, hessians: np.ndarray) -> np.ndarray:

@@ -11,7 +11,8 @@ import numpy as np
 import xarray as xr
 
 from gdmap.bracket import Bracket
-from gdmap.minima.along import log_spectral_norm, lowered, sharpness_of
+from gdmap.engines.random import gaussian_starts
+from gdmap.minima.along import Extent, log_spectral_norm, lowered, sharpness_of
 from gdmap.minima.critical_points import refine_critical_points
 from gdmap.minima.kinks import find_kink
 from gdmap.minima.sampling import sampled_minima
@@ -27,6 +28,10 @@ ON_THE_WAY, IMPROVED = 1e-3, 1e-10
 AGREES = 1e-6
 # A search that in its last charts on the way still lost this share each time has not settled.
 STILL_FALLING = 1e-2
+# A sharpness of this share of the smallest at a start is taken to vanish.
+VANISHED = 1e-12
+# Ends that cannot be verified, but are flatter by this factor than all that can, tell that something is falling.
+LOST = 1e-3
 
 
 def spectral_height(theta: Any, hessian: Any, settings: Any) -> Any:
@@ -51,6 +56,9 @@ class FlattestMinimum:
         ``(start, chart)``, with the exponent ``p`` of each chart.
     agreeing
         The number of starts that found this sharpness, to 1e-6.
+    degenerate
+        Whether the points are degenerate critical points, not verified minima: then nothing is said of stability
+        below ``2 / sharpness``.
     falling
         Whether the sharpness was still falling when the search of the best start ended: then the infimum may not
         be attained, or may be zero.
@@ -63,6 +71,7 @@ class FlattestMinimum:
     search: xr.Dataset = field(repr=False)
     agreeing: int
     falling: bool
+    degenerate: bool
     reason: str
 
 
@@ -88,18 +97,29 @@ def flattest_minimum(
         If no start leads to a minimum; the message says what they lead to.
     """
     found = sampled_minima(objective, starts, seed, scale)
-    theta, history = flattened(objective, found.theta, found.nullity)
-    points = refine_critical_points(objective, theta, np.linalg.norm(theta, axis=1) + np.finfo(float).tiny)
+    extent = Extent.of(found.theta)
+    theta, history = flattened(objective, found.theta, found.nullity, extent)
+    size = np.maximum(np.linalg.norm(theta, axis=1), extent.length)
+    points = refine_critical_points(objective, theta, size)
+    ends = np.where(found.is_degenerate | points.is_minimum, np.inf, sharpness_of(objective, theta))
     theta = np.where(points.is_minimum[:, None], points.theta, found.theta)
-    theta, values, on_kinks = off_kinks(objective, theta, found.theta)
+    theta, values, on_kinks = off_kinks(objective, theta, found.theta, extent.length)
     best = int(np.argmin(values))
     remarks = f"{on_kinks} {found.remark}".strip()
     bracket = sharpness(objective, theta[best])
     agreeing = int(np.sum(values <= values[best] * (1 + AGREES)))
-    way = history.sharpness[best][history.exponent == EXPONENTS[0]]
-    falling = is_falling(way)
-    sequence = list(zip(way, history.norm[best], strict=False)) if falling else []
-    reason = search_words(values, agreeing, sequence, remarks)
+    told = best if values[best] <= ends.min() else int(np.argmin(ends))
+    way = history.sharpness[told][history.exponent == EXPONENTS[0]]
+    usual = np.min(np.abs(sharpness_of(objective, gaussian_starts(starts, objective.dim, seed, scale))))
+    vanished = values[best] <= VANISHED * usual or ends.min() <= LOST * values[best]
+    falling = bool(vanished) or is_falling(way)
+    if np.isfinite(ends.min()) and ends.min() < values[best]:
+        on_kinks = (
+            f"{on_kinks} {int(np.sum(np.isfinite(ends)))} searches ended at points that could not be verified as "
+            f"minima, with sharpness down to {ends.min():.3g}, and are not counted."
+        ).strip()
+    sequence = list(zip(way, history.norm[told], strict=False)) if falling else []
+    reason = search_words(values, agreeing, sequence, scale, remarks)
     search = xr.Dataset(
         {
             "theta": (("start", "component"), theta),
@@ -123,12 +143,13 @@ def flattest_minimum(
         search=search,
         agreeing=agreeing,
         falling=falling,
+        degenerate=found.is_degenerate,
         reason=reason,
     )
 
 
 def off_kinks(
-    objective: AbstractObjective, theta: np.ndarray, first: np.ndarray
+    objective: AbstractObjective, theta: np.ndarray, first: np.ndarray, length: float
 ) -> tuple[np.ndarray, np.ndarray, str]:
     """The ends of searches, or their beginnings where the end lies on a kink; the sharpness; and words about it.
 
@@ -142,14 +163,14 @@ def off_kinks(
     """
     values = sharpness_of(objective, theta)
     theta = np.array(theta)
-    kinked = [lane for lane in range(len(theta)) if lies_on_a_kink(objective, theta[lane])]
+    kinked = [lane for lane in range(len(theta)) if lies_on_a_kink(objective, theta[lane], length)]
     if not kinked:
         return theta, values, ""
     lowest = values[kinked].min()
     theta[kinked] = first[kinked]
     values = sharpness_of(objective, theta)
     for lane in kinked:
-        if lies_on_a_kink(objective, theta[lane]):
+        if lies_on_a_kink(objective, theta[lane], length):
             values[lane] = np.inf
     if np.all(np.isinf(values)):
         raise ValueError(
@@ -163,9 +184,9 @@ def off_kinks(
     return theta, values, words
 
 
-def lies_on_a_kink(objective: AbstractObjective, theta: np.ndarray) -> bool:
-    """Whether a derivative jumps at ``theta``, on the scale of its own size."""
-    return find_kink(objective, theta, float(np.linalg.norm(theta)) or 1.0) is not None
+def lies_on_a_kink(objective: AbstractObjective, theta: np.ndarray, length: float) -> bool:
+    """Whether a derivative jumps at ``theta``, on the scale of its size or of ``length``."""
+    return find_kink(objective, theta, max(float(np.linalg.norm(theta)), length)) is not None
 
 
 class History(NamedTuple):
@@ -176,7 +197,9 @@ class History(NamedTuple):
     exponent: np.ndarray
 
 
-def flattened(objective: AbstractObjective, theta: np.ndarray, nullity: np.ndarray) -> tuple[np.ndarray, History]:
+def flattened(
+    objective: AbstractObjective, theta: np.ndarray, nullity: np.ndarray, extent: Extent
+) -> tuple[np.ndarray, History]:
     """Minima moved to smaller sharpness, row by row, and the way they went."""
     theta = np.array(theta)
     values = sharpness_of(objective, theta)
@@ -188,7 +211,7 @@ def flattened(objective: AbstractObjective, theta: np.ndarray, nullity: np.ndarr
             if not active.size:
                 break
             theta[active] = lowered(
-                objective, spectral_height, theta[active], nullity[active], np.array([exponent])
+                objective, spectral_height, theta[active], nullity[active], np.array([exponent]), extent
             )
             before = values
             values = sharpness_of(objective, theta)
@@ -207,12 +230,14 @@ def is_falling(way: np.ndarray) -> bool:
     return len(way) > TRAVELS and bool(np.all(last[1:] < (1 - STILL_FALLING) * last[:-1]))
 
 
-def search_words(values: np.ndarray, agreeing: int, sequence: list[tuple[float, float]], remark: str) -> str:
+def search_words(
+    values: np.ndarray, agreeing: int, sequence: list[tuple[float, float]], scale: float, remark: str
+) -> str:
     """What the search found, in words; ``sequence`` is (sharpness, norm) on a way that did not end."""
     finite = values[np.isfinite(values)]
     words = (
-        f"Flattest of the minima found by {len(values)} searches along the set of minima: {agreeing} agree to "
-        f"{AGREES:g}, all lie in [{values.min():.7g}, {finite.max():.7g}]."
+        f"Flattest of the minima found by {len(values)} searches along the set of minima (starts of standard "
+        f"deviation {scale:g}): {agreeing} agree to {AGREES:g}, all lie in [{values.min():.7g}, {finite.max():.7g}]."
     )
     if sequence:
         shown = [sequence[k] for k in np.unique(np.linspace(0, len(sequence) - 1, 5).astype(int))]

@@ -49,18 +49,21 @@ def find_kink(objective: AbstractObjective, theta: np.ndarray, size: float, fart
     probe = np.random.default_rng(1).standard_normal(dim)
     probe /= np.linalg.norm(probe)
     offsets = radii[:, None, None] * lines
-    points = theta + np.stack([offsets, -offsets])
+    points = theta + np.stack([offsets, -offsets, np.zeros_like(offsets)])
     gradient, product = on_lanes(
         _Sides(objective),
         (points.reshape(-1, dim), np.broadcast_to(probe, (points.size // dim, dim))),
         block_size(64 * dim, largest=64),
     )
     for name, values in (("gradient", gradient), ("Hessian", product)):
-        values = values.reshape(points.shape)
-        jumps = np.linalg.norm(values[0] - values[1], axis=2)
-        noise = np.finfo(float).eps * np.linalg.norm(values, axis=3).max()
+        one, other, here = values.reshape(points.shape)
+        # Also against the point itself: automatic differentiation may give it neither side's derivative.
+        jumps = np.max([np.linalg.norm(a - b, axis=2) for a, b in ((one, other), (one, here), (other, here))], 0)
+        noise = np.finfo(float).eps * np.linalg.norm(values, axis=1).max()
         stays = (jumps[1:] > STAYS * jumps[:-1]) & (jumps[1:] > ABOVE_NOISE * noise) & np.isfinite(jumps[1:])
+        # Over two steps on end, or a periodic loss seen from afar would pass for one with kinks.
+        stays = stays[1:] & stays[:-1]
         if stays.any():
             ring, line = np.argwhere(stays)[-1]
-            return Kink(name, float(jumps[ring + 1, line]), float(radii[ring + 1]))
+            return Kink(name, float(jumps[ring + 2, line]), float(radii[ring + 2]))
     return None

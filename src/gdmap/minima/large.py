@@ -23,12 +23,13 @@ from gdmap.engines.xla import compiled, on_lanes
 from gdmap.minima.critical_points import NOISE, LossAndGradient, jitters
 from gdmap.minima.flattest import AGREES, FlattestMinimum
 from gdmap.minima.kinks import find_kink
-from gdmap.minima.sampling import EQUAL_LOSS
 from gdmap.objectives import AbstractObjective
 from gdmap.spectra import extreme_eigenvalues, hessian_operator, sharpness
 from gdmap.spectra.extreme import CONFIDENCE, Extremes
 from gdmap.spectra.operators import blas_threads
 
+# Losses this close, relative to the spread of losses over the starts, count as equal.
+EQUAL_LOSS = 1e-10
 STEPS = 2000
 HISTORY = 30
 TOLERANCE = 1e-12
@@ -53,19 +54,21 @@ EXPONENTS = 32.0 * 4.0 ** np.arange(5)
 # Moves with one penalty go on while each lowers the sharpness by this share.
 WORTH_REPEATING = 0.1
 STILL_FALLING = 3
+# A sharpness lowered to this share of what it was tends to zero.
+VANISHED = 1e-10
 RETURNED = 1e-9
 SETTLED = 1e-6
 
 
 class LargeMinima(NamedTuple):
-    """Candidates for global minima, one per row: those of the smallest loss found. No one is proved a minimum.
+    """Candidates for global minima, one per row: those of the smallest loss found; none is proved.
 
-    ``theta`` the points ``(minimum, dim)``; ``loss``; ``gradient_norm``; ``gradient_is_noise`` whether the gradient
-    is no more than measured rounding noise; ``sharpness`` the largest Hessian eigenvalue by Lanczos iteration;
-    ``smallest`` the smallest Rayleigh quotient of the Hessian that Lanczos iteration found; ``lowest`` what no
-    eigenvalue is below with confidence 99.9 % over the random start; ``start`` which start led there; ``margin``
-    by how much losses may differ and count as equal; ``shown`` what was and was not shown and ``remark`` what
-    became of the other starts, in words.
+    ``theta`` the points ``(minimum, dim)``; ``loss``; ``gradient_norm``; ``gradient_is_noise`` whether the
+    gradient is no more than measured rounding noise; ``sharpness`` the largest Hessian eigenvalue by Lanczos
+    iteration; ``smallest`` the smallest Rayleigh quotient of the Hessian that Lanczos iteration found; ``lowest``
+    what no eigenvalue is below with confidence 99.9 % over the random start; ``start`` which start led there;
+    ``margin`` by how much losses may differ and count as equal; ``shown`` what was and was not shown and
+    ``remark`` what became of the other starts, in words.
     """
 
     theta: np.ndarray
@@ -103,7 +106,7 @@ def large_minima(
     Raises
     ------
     ValueError
-        If no start passes; the message says what the starts led to: parameters that run off (an infimum that is not
+        If no start passes; the message says what they led to: parameters that run off (an infimum that is not
         attained), a kink, a saddle, a degenerate or an unfinished descent; or if the loss is flat.
     """
     _check(objective, starts, scale, max_steps)
@@ -218,7 +221,7 @@ def settled(objective: AbstractObjective, theta: np.ndarray, slope: float, max_s
     return candidate
 
 
-class _Spent(Exception):
+class _SpentError(Exception):
     """Raised out of SciPy's trust-region method when its products are spent or cannot be computed."""
 
 
@@ -245,7 +248,7 @@ def trust_region(objective: AbstractObjective, theta: np.ndarray, slope: float) 
             operators[key] = hessian_operator(objective, x)
         image = operators[key].matvec(v) / slope
         if products[0] > allowed or not np.all(np.isfinite(image)):
-            raise _Spent
+            raise _SpentError
         return np.asarray(image)
 
     def remember(x: np.ndarray) -> None:
@@ -269,7 +272,7 @@ def trust_region(objective: AbstractObjective, theta: np.ndarray, slope: float) 
                 callback=remember,
                 options=options,
             )
-    except _Spent:
+    except _SpentError:
         pass
     return best[0]
 
@@ -294,8 +297,9 @@ def newton_step(
     if not np.any(gradient) or not np.all(np.isfinite(gradient)):
         return np.zeros_like(theta) if np.all(np.isfinite(gradient)) else np.full_like(theta, np.nan)
     hessian = hessian_operator(objective, theta)
-    slope = float(np.linalg.norm(gradient))
-    direction = gradient / slope
+    largest = np.abs(gradient).max()  # first: squares of tiny numbers vanish
+    slope = float(largest * np.linalg.norm(gradient / largest))
+    direction = gradient / largest / (slope / largest)
     # MINRES takes matrices of tiny norm for zero, whatever the units.
     unit = float(np.linalg.norm(hessian.matvec(direction)))
     if not unit > 0:
@@ -307,7 +311,7 @@ def newton_step(
 
 
 def examined(objective: AbstractObjective, theta: np.ndarray, slope: float) -> Candidate:
-    """What can be shown of a point without the dense Hessian; ``slope`` is a gradient norm that counts as large."""
+    """What can be shown of a point without the dense Hessian; ``slope`` is a gradient norm that is large."""
     if not np.all(np.isfinite(theta)) or not np.isfinite(objective.value(theta)):
         nothing = (np.nan, np.nan, False, np.nan, np.nan, np.nan)
         return Candidate(theta, *nothing, np.zeros_like(theta), BLOWN_UP)
@@ -392,6 +396,8 @@ def shown_words(candidates: list[Candidate]) -> str:
     """What was and was not shown of candidates that pass."""
     noise = sum(candidate.gradient_is_noise for candidate in candidates)
     below = max(max(-candidate.lowest, 0.0) / candidate.sharpness for candidate in candidates)
+    bound = "is negative" if below == 0 else f"is below -{below:.1g} of the largest"
+    chance = f" (with confidence {CONFIDENCE:.1%} over its random start no eigenvalue {bound})"
     gradients = "the gradient is rounding noise"
     if noise < len(candidates):
         gradients = (
@@ -399,9 +405,9 @@ def shown_words(candidates: list[Candidate]) -> str:
             "at the start elsewhere"
         )
     return (
-        f"Too many parameters for the dense Hessian: {gradients}; no negative curvature found by Lanczos iteration "
-        f"(with confidence {CONFIDENCE:.1%} over its random start no eigenvalue is below -{below:.1g} of the "
-        "largest); flat directions are not resolved, so these are candidates, not verified minima."
+        f"Too many parameters for the dense Hessian: {gradients}; no negative curvature found by Lanczos "
+        f"iteration{chance if np.isfinite(below) else ''};"
+        " flat directions are not resolved, so these are candidates, not verified minima."
     )
 
 
@@ -429,11 +435,19 @@ class _Penalised(eqx.Module):
 
     objective: AbstractObjective
 
-    def __call__(self, theta: Any, subspace: Any, base: Any, penalty: Any, exponent: Any) -> tuple[Any, Any, Any]:
+    def __call__(
+        self, theta: Any, subspace: Any, base: Any, unit: Any, penalty: Any, exponent: Any
+    ) -> tuple[Any, Any, Any]:
         slope = jax.grad(self.objective.evaluate)
         loss, gradient = jax.value_and_grad(self.objective.evaluate)(theta)
         product = jax.linearize(slope, theta)[1]
-        values, modes, _ = lobpcg_standard(jax.vmap(product, 1, 1), subspace, SUBSPACE_STEPS, 1e-9)
+
+        def shifted(vectors: Any) -> Any:
+            # In units of its size and without a null space: LOBPCG breaks down on matrices of small rank.
+            return jax.vmap(product, 1, 1)(vectors) / unit + vectors
+
+        values, modes, _ = lobpcg_standard(shifted, subspace, SUBSPACE_STEPS, 1e-9)
+        values = (values - 1) * unit
         heights = jnp.maximum(values, 0)
         shares = (heights / values[0]) ** exponent
         total = jnp.sum(shares)
@@ -464,7 +478,7 @@ def pulled_flatter(
     def height(x: np.ndarray) -> tuple[float, np.ndarray]:
         with float64():
             value, gradient, modes = map(
-                np.asarray, compiled(goal, (size * x, subspace[0], base, weight, float(exponent)))
+                np.asarray, compiled(goal, (size * x, subspace[0], base, top, weight, float(exponent)))
             )
         if not np.isfinite(value) or not np.all(np.isfinite(gradient)) or not np.all(np.isfinite(modes)):
             subspace[0] = fresh
@@ -518,6 +532,7 @@ def flattened_candidate(
                 break
             stage += 1
     falling = len(drops) == MOVES and all(drop >= WORTH_REPEATING for drop in drops[-STILL_FALLING:])
+    falling |= best.sharpness <= VANISHED * way[0][0]
     return Flattened(best, way, falling, ended)
 
 
@@ -526,10 +541,11 @@ def flattest_large(
 ) -> FlattestMinimum:
     """The flattest minimum that can be found without the dense Hessian (status *estimated*).
 
-    `large_minima` gives candidates. From the flattest of them ``(L - min L) / mu + log ||lambda||_p`` is minimised
-    by L-BFGS, with the p-norm over the 12 largest eigenvalues, and each time the point is brought back onto the set
-    of minima, while ``mu`` falls to 1e-7 and ``p`` grows to 8192. What comes back counts only if it passes as a
-    candidate of the same loss. Its sharpness is an upper bound on the smallest one; no lower bound but 0 is known.
+    `large_minima` gives candidates. From the two flattest ``(L - min L) / mu + log ||lambda||_p`` is minimised
+    by L-BFGS, with the p-norm over the 12 largest eigenvalues, and each time the point is brought back onto the
+    set of minima, while ``mu`` falls to 1e-7 (relative) and ``p`` grows to 8192. What comes back counts only if it
+    passes as a candidate of the same loss. Its sharpness is an upper bound on the smallest one; no lower bound but
+    0 is known.
 
     Parameters
     ----------
@@ -582,6 +598,7 @@ def flattest_large(
         ),
         agreeing=agreeing,
         falling=falling,
+        degenerate=False,
         reason=reason,
     )
 
@@ -590,18 +607,21 @@ def _search_words(
     found: LargeMinima, values: np.ndarray, moved: dict[int, Flattened], lane: int, agreeing: int
 ) -> str:
     words = (
-        f"Flattest of {len(values)} minima found by descents, {len(moved)} of them moved along the set of minima by "
-        f"a penalty method (sharpness from {found.sharpness[lane]:.4g} to {values[lane]:.7g}): {agreeing} agree to "
-        f"{AGREES:g}, all lie in [{values.min():.7g}, {values.max():.7g}]."
+        f"Flattest of {len(values)} minima found by descents, {len(moved)} of them moved along the set of "
+        f"minima by a penalty method (sharpness from {found.sharpness[lane]:.4g} to {values[lane]:.7g}): "
+        f"{agreeing} agree to {AGREES:g}, all lie in [{values.min():.7g}, {values.max():.7g}]."
     )
     search = moved.get(lane)
-    if search is None or not (search.ended or search.falling):
+    if search is not None and search.ended and not search.falling:
+        words += f" The last move changed it by less than {SETTLED:g}; that nothing flatter exists is not shown."
+    elif search is None or not search.falling:
         words += " The search had not settled when it ended: flatter ones probably exist."
-    elif search.falling:
+    else:
         steps = ", ".join(f"{height:.3g} at {norm:.3g}" for height, norm in search.way[-5:])
         words += (
             f" The sharpness was still falling when the search ended (at distances from the origin: {steps}): "
             "minima seem to become flatter without end, which suggests, and does not prove, that no critical "
             "step size exists."
         )
-    return f"{words} {found.shown} {found.remark}".strip()
+    shown = found.shown if search is None else shown_words([search.candidate])
+    return f"{words} {shown} {found.remark}".strip()

@@ -14,6 +14,7 @@ import xarray as xr
 
 from gdmap.engines.precision import float64
 from gdmap.engines.xla import block_size, on_lanes
+from gdmap.flags import flag_attributes
 from gdmap.minima.critical_points import (
     OF_MINIMA,
     Evidence,
@@ -41,15 +42,16 @@ class Chart(eqx.Module):
 
     objective: AbstractObjective
     base: Any
+    length: Any
     tangent: Any
     normal: Any
 
     @classmethod
-    def at(cls, objective: AbstractObjective, base: Any, nullity: int) -> "Chart":
-        """The chart at a minimum with ``nullity`` null directions: the least curved ones."""
+    def at(cls, objective: AbstractObjective, base: Any, length: Any, nullity: int) -> "Chart":
+        """The chart at a minimum: its ``nullity`` least curved directions are tangent, moves are ``length`` long."""
         curvature, modes = jnp.linalg.eigh(objective.hessian(base))
         modes = modes[:, jnp.argsort(jnp.abs(curvature))]
-        return cls(objective, base, modes[:, :nullity], modes[:, nullity:])
+        return cls(objective, base, length, modes[:, :nullity], modes[:, nullity:])
 
     def __call__(self, z: Any) -> tuple[Any, Any]:
         """``theta(z)`` and the length of the last Newton correction, relative to the size of the point.
@@ -67,7 +69,7 @@ class Chart(eqx.Module):
             return jnp.linalg.solve(jax.lax.stop_gradient(slope), self.normal.T @ gradient(theta))
 
         fixed = jax.lax.stop_gradient(z)
-        size = jnp.linalg.norm(self.base) + jnp.linalg.norm(fixed) + jnp.finfo(z.dtype).tiny
+        size = jnp.linalg.norm(self.base) + self.length
 
         def body(carry: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
             y, steps, _ = carry
@@ -91,7 +93,7 @@ class _Moved(eqx.Module):
     nullity: int = eqx.field(static=True)
 
     def __call__(self, base: Any, displacement: Any) -> tuple[Any, Any]:
-        chart = Chart.at(self.objective, base, self.nullity)
+        chart = Chart.at(self.objective, base, jnp.linalg.norm(displacement), self.nullity)
         return chart(chart.tangent.T @ displacement)
 
 
@@ -257,7 +259,7 @@ def minima_manifold(objective: AbstractObjective, theta: Any, *, seed: int = 0) 
         {
             "theta": (("minimum", "component"), np.stack([minimum.theta for minimum in minima])),
             "loss": ("minimum", [minimum.loss for minimum in minima]),
-            "evidence": ("minimum", [minimum.evidence.name.lower() for minimum in minima]),
+            "evidence": ("minimum", np.array([m.evidence for m in minima], np.int8), flag_attributes(Evidence)),
             "eigenvalue": (("minimum", "index"), np.stack([np.sort(m.eigenvalues)[::-1] for m in minima])),
             "nullity": ("minimum", nullity, {"method": "Hessian eigenvalues below 1e-10 of the largest"}),
             "null_gap": ("minimum", [minimum.null_gap for minimum in minima]),

@@ -22,6 +22,8 @@ from gdmap.spectra import sharpness
 
 # A given point may be this share of its size away from the minimum that Newton's method finds.
 NEARBY = 1e-3
+# A gradient above this share of that at the start is no rounding; parameters that run off grow by this factor.
+SLOPE_LEFT, GROWN = 1e-8, 1.2
 NUDGES = 4
 NUDGE = 1e-2
 
@@ -147,7 +149,8 @@ def degenerate_words(hessian: np.ndarray) -> str:
         )
     return (
         f"theta is a degenerate critical point: {zero} of {len(eigenvalues)} Hessian eigenvalues vanish and no "
-        "manifold of minima of equal loss passes along them (as for x^4), so linear stability does not decide"
+        "manifold of minima of equal loss passes along them (as for x^4), or they are too small beside the largest "
+        f"({np.abs(eigenvalues).max():.3g}) to tell; linear stability does not decide"
     )
 
 
@@ -206,6 +209,8 @@ def find_minimum(
     theta = checked_point(objective, theta)
     refuse_large(objective)
     method = checked_method(objective, method)
+    if not np.isfinite(objective.value(theta)) or not np.all(np.isfinite(objective.gradient(theta))):
+        raise ValueError("the loss or its gradient is not finite at theta: start elsewhere")
     reached = theta
     for _ in range(NUDGES):
         reached = descend(objective, reached[None], method, max_steps)[0]
@@ -222,25 +227,45 @@ def find_minimum(
     try:
         return verified_minimum(objective, reached)
     except ValueError as error:
-        if runs_off(objective, reached):
-            raise ValueError(
-                f"no minimum found: the loss still decreases (to {float(objective.value(reached)):.3g}) while the "
-                f"parameters grow (norm {np.linalg.norm(reached):.3g}): the infimum may not be attained, as for "
-                "the logistic loss on separable data. With weight decay a minimum exists"
-            ) from None
-        kink = find_kink(objective, reached, float(np.linalg.norm(reached - theta)) or 1.0, farthest=1e-2)
-        if kink is not None and "kink" not in str(error):
-            raise ValueError(
-                "no smooth minimum found from this start: the descent ends at a kink of the loss, where its "
-                f"{kink.derivative} jumps by {kink.jump:.3g}; thresholds from the Hessian do not apply there"
-            ) from None
-        raise ValueError(f"no minimum found from this start: {error}") from None
+        raise ValueError(
+            f"no minimum found from this start: {what_is_in_the_way(objective, theta, reached, error)}"
+        ) from None
+
+
+def what_is_in_the_way(
+    objective: AbstractObjective, start: np.ndarray, reached: np.ndarray, error: ValueError
+) -> str:
+    """Why a descent from ``start`` that ended at ``reached`` gave no minimum, in words."""
+    kink = find_kink(objective, reached, float(np.linalg.norm(reached - start)) or 1.0, farthest=1e-2)
+    if kink is not None:
+        return (
+            f"the descent ends at a kink of the loss, where its {kink.derivative} jumps by {kink.jump:.3g}; "
+            "thresholds from the Hessian do not apply there"
+        )
+    loss, norm = float(objective.value(reached)), float(np.linalg.norm(reached))
+    if runs_off(objective, reached):
+        return (
+            f"the loss still decreases (to {loss:.3g}) while the parameters grow (norm {norm:.3g}): the infimum "
+            "may not be attained, as for the logistic loss on separable data. With weight decay a minimum exists"
+        )
+    slope = float(np.linalg.norm(objective.gradient(reached)))
+    if slope > SLOPE_LEFT * float(np.linalg.norm(objective.gradient(start))):
+        return (
+            f"the descent ended at loss {loss:.6g} with a gradient norm of {slope:.3g}, which is not rounding: the "
+            "loss may not be smooth, or needs more than max_steps"
+        )
+    if "gradient norm there" in str(error):
+        return (
+            f"the descent ended with a gradient norm of {slope:.3g}, but Newton's method does not settle there: "
+            "the minimum is degenerate (as for x^4), where linear stability does not decide, or infinitely far"
+        )
+    return str(error)
 
 
 def runs_off(objective: AbstractObjective, theta: np.ndarray) -> bool:
     """Whether a further descent from ``theta`` lowers the loss and carries the parameters clearly outwards."""
     farther = descend(objective, theta[None] * (1 + NUDGE), "bfgs", MAX_STEPS)[0]
-    grown = np.abs(farther).max() > (1 + NUDGE / 2) * np.abs(theta).max()
+    grown = np.abs(farther).max() > GROWN * np.abs(theta).max()
     return bool(grown and float(objective.value(farther)) < float(objective.value(theta)))
 
 
@@ -248,7 +273,14 @@ def checked_point(objective: AbstractObjective, theta: Any) -> np.ndarray:
     """``theta`` as a finite float64 vector of the right shape."""
     if not isinstance(objective, AbstractObjective):
         raise TypeError(f"objective must be a gdmap objective such as Function(f, dim), got {objective!r}")
-    theta = np.array(theta, dtype=np.float64)
+    if isinstance(theta, Minimum):
+        theta = theta.theta
+    try:
+        theta = np.array(theta, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"theta must be one flat vector of numbers, got {type(theta).__name__}: pass objective.ravel(params)"
+        ) from None
     objective.checked(theta)
     if not np.all(np.isfinite(theta)):
         raise ValueError("theta holds values that are not finite")

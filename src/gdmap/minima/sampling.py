@@ -6,11 +6,15 @@ import numpy as np
 import xarray as xr
 
 from gdmap.engines.random import gaussian_starts
+from gdmap.flags import flag_attributes
 from gdmap.minima.critical_points import (
     OF_MINIMA,
     OF_SADDLES,
+    POSITION_ERROR,
     Evidence,
+    hessians_at,
     loss_and_gradient,
+    loss_noise,
     refine_critical_points,
 )
 from gdmap.minima.descent import descend
@@ -19,16 +23,16 @@ from gdmap.minima.minimum import checked_method, find_minimum, refuse_large
 from gdmap.objectives import AbstractObjective, LinearNetwork
 from gdmap.orbits.cycles import NULL
 
-# Losses this close, relative to the spread of losses over the starts, count as equal.
-EQUAL_LOSS = 1e-10
-# A start that has come this far down its gradient, and whose way has all but ended, has settled.
-SETTLED = 1e-6
+# Newton's steps towards a degenerate minimum shrink at least by this factor (two thirds for x^4).
+DYING = 0.95
+# A start whose gradient has come down to this share, and whose way has ended to that one, has settled.
+VANISHED, SETTLED = 1e-14, 1e-6
 NUDGES = 3
 NUDGE = 1e-2
 
 
 class SampledMinima(NamedTuple):
-    """Verified minima of the smallest loss found, one per row.
+    """Minima of the smallest loss found, one per row: verified, or all of them degenerate critical points.
 
     ``start`` which start led there, ``evidence`` codes, ``remark`` what became of the other starts, in words.
     """
@@ -39,6 +43,11 @@ class SampledMinima(NamedTuple):
     start: np.ndarray
     evidence: np.ndarray
     remark: str
+
+    @property
+    def is_degenerate(self) -> bool:
+        """Whether these are degenerate critical points, which linear stability does not judge."""
+        return not np.any(np.isin(self.evidence, OF_MINIMA))
 
 
 def sampled_minima(
@@ -72,6 +81,34 @@ def sampled_minima(
     return _global_ones(objective, starts, theta, evidence, nullity)
 
 
+def dies_out(objective: AbstractObjective, theta: np.ndarray, length: float) -> bool:
+    """Whether Newton's steps from ``theta`` are short and become shorter, as towards a degenerate minimum.
+
+    Down an endless slope (an exponential tail, a plateau) they do not.
+    """
+    first = newton_step(objective, theta)
+    if not np.linalg.norm(first) <= length:
+        return False
+    second = newton_step(objective, theta + first)
+    return bool(np.linalg.norm(second) <= DYING * np.linalg.norm(first))
+
+
+def newton_step(objective: AbstractObjective, theta: np.ndarray) -> np.ndarray:
+    """The Newton step at ``theta``, however flat a direction is; infinite along slopes without any curvature."""
+    curvature, modes = np.linalg.eigh(objective.hessian(theta))
+    slope = modes.T @ objective.gradient(theta)
+    with np.errstate(all="ignore"):
+        steps = np.where(slope == 0, 0.0, -slope / curvature)
+    return modes @ steps
+
+
+def loss_margin(objective: AbstractObjective, theta: np.ndarray, loss: np.ndarray) -> np.ndarray:
+    """By how much losses at minima may differ by rounding: of the loss itself, and of the points."""
+    noise = loss_noise(objective, theta, loss)
+    curvature = np.abs(hessians_at(objective, theta)).sum(axis=2).max(axis=1)
+    return 1e3 * noise + curvature * np.sum((1e3 * POSITION_ERROR * theta) ** 2, axis=1)
+
+
 def check_sampling(objective: AbstractObjective, count: int, scale: float) -> None:
     """Refuse arguments of a sampling that make no sense."""
     if not isinstance(objective, AbstractObjective):
@@ -100,14 +137,10 @@ def _global_ones(
             "the loss is flat: it has the same value and no gradient at any start, every point is a minimum, and "
             "no step size is critical"
         )
-    doubtful = np.flatnonzero(evidence == Evidence.NOT_CRITICAL)
-    small = np.linalg.norm(gradient, axis=1) <= SETTLED * np.linalg.norm(start_gradient, axis=1)
-    doubtful = doubtful[small[doubtful] & np.isfinite(theta[doubtful]).all(axis=1)]
-    if doubtful.size:
-        # Towards a degenerate minimum Newton's steps die out; down an endless slope they go on.
-        farther = descend(objective, theta[doubtful])
-        way = np.linalg.norm(theta[doubtful] - starts[doubtful], axis=1)
-        degenerate[doubtful] = np.linalg.norm(farther - theta[doubtful], axis=1) <= SETTLED * way
+    for lane in np.flatnonzero((evidence == Evidence.NOT_CRITICAL) & np.isfinite(theta).all(axis=1)):
+        small = np.linalg.norm(gradient[lane]) <= VANISHED * np.linalg.norm(start_gradient[lane])
+        way = float(np.linalg.norm(theta[lane] - starts[lane]))
+        degenerate[lane] = small and dies_out(objective, theta[lane], SETTLED * way)
     candidates = verified | degenerate
     if not candidates.any():
         find_minimum(objective, starts[0])  # says what is in the way
@@ -115,7 +148,8 @@ def _global_ones(
             f"none of {len(starts)} starts led to a minimum that can be verified: try more, or another scale="
         )
     lowest = loss[candidates].min()
-    margin = EQUAL_LOSS * (np.nanmax(at_start) - lowest) + 16 * np.finfo(float).eps * abs(lowest)
+    margin = np.where(candidates, loss_margin(objective, usable, loss), 0.0)
+    margin = margin + margin[candidates][np.argmin(loss[candidates])]
     at_bottom = candidates & (loss <= lowest + margin)
     kept = np.flatnonzero(at_bottom & verified) if np.any(at_bottom & verified) else np.flatnonzero(at_bottom)
     return SampledMinima(
@@ -124,12 +158,17 @@ def _global_ones(
         nullity=np.where(verified, nullity, 0)[kept],
         start=kept,
         evidence=evidence[kept],
-        remark=remark(objective, len(starts), verified, at_bottom, len(kept), lowest),
+        remark=remark(objective, loss, verified, at_bottom, len(kept), lowest),
     )
 
 
 def remark(
-    objective: AbstractObjective, count: int, verified: np.ndarray, at_bottom: np.ndarray, kept: int, lowest: float
+    objective: AbstractObjective,
+    loss: np.ndarray,
+    verified: np.ndarray,
+    at_bottom: np.ndarray,
+    kept: int,
+    bottom: float,
 ) -> str:
     """What became of the starts that are not among the minima kept, in words; empty if there are none."""
     parts = []
@@ -140,14 +179,18 @@ def remark(
         )
     if higher := int(np.sum(verified & ~at_bottom)):
         parts.append(f"{higher} starts ended in minima of higher loss, which are left out")
-    if lost := count - kept - higher:
+    if lost := len(loss) - kept - higher:
         parts.append(f"{lost} starts led to no minimum that could be verified")
-    if objective.optimal_value is not None and lowest > objective.optimal_value + 1e-8 * abs(
-        objective.optimal_value
-    ):
+    lower = np.isfinite(loss) & (loss < bottom) & ~at_bottom
+    if lower.any():
         parts.append(
-            f"the smallest loss found, {lowest:.6g}, is above the known optimum {objective.optimal_value:.6g}"
+            f"{int(lower.sum())} of these came to a smaller loss ({loss[lower].min():.6g}) without settling, so "
+            "the minima found are not global ones, or the loss has none"
         )
+    optimum = objective.optimal_value
+    found = float(loss[at_bottom].min())
+    if optimum is not None and found > optimum + 1e-8 * abs(optimum):
+        parts.append(f"the smallest loss found, {found:.6g}, is above the known optimum {optimum:.6g}")
     sentence = "; ".join(parts)
     return f"{sentence[0].upper()}{sentence[1:]}." if sentence else ""
 
@@ -155,7 +198,7 @@ def remark(
 def sample_minima(
     objective: AbstractObjective, n: int, seed: int = 0, *, scale: float = 1.0, method: str | None = None
 ) -> xr.Dataset:
-    """``n`` global minima of any objective, verified (the points *computed*, their law stated in ``attrs``).
+    """Up to ``n`` minima of the smallest loss found, verified (*computed*; their law is stated in ``attrs``).
 
     Linear networks under the square loss that can realise the least-squares map are sampled exactly: all layers
     but one have independent ``N(0, scale^2)`` entries, and that one is changed as little as the optimum demands.
@@ -179,18 +222,20 @@ def sample_minima(
         exact = exact_minima(objective, n, seed, scale)
     if exact is None:
         found = sampled_minima(objective, n, seed, scale, method)
-        law = "where descents from Gaussian starts end"
+        law = f"where descents from Gaussian starts of standard deviation {scale:g} end"
+        if found.is_degenerate:
+            raise ValueError(f"no minimum could be verified. {found.remark}")
     else:
         found = _verified_ones(objective, exact)
         law = "all layers but one Gaussian, that one changed as little as the optimum demands"
     return xr.Dataset(
         {
-            "theta": (("minimum", "component"), found.theta),
-            "loss": ("minimum", found.loss),
-            "nullity": ("minimum", found.nullity),
-            "evidence": ("minimum", [Evidence(code).name.lower() for code in found.evidence]),
+            "theta": (("minimum", "component"), found.theta, {"long_name": "parameters"}),
+            "loss": ("minimum", found.loss, {"long_name": "loss"}),
+            "nullity": ("minimum", found.nullity, {"long_name": "Hessian eigenvalues below 1e-10 of the largest"}),
+            "evidence": ("minimum", found.evidence, flag_attributes(Evidence)),
             "norm": ("minimum", np.linalg.norm(found.theta, axis=1), {"long_name": "distance from the origin"}),
-            "start": ("minimum", found.start),
+            "start": ("minimum", found.start, {"long_name": "which start led there"}),
         },
         attrs={"status": "computed", "law": law, "seed": seed, "scale": scale, "remark": found.remark},
     )

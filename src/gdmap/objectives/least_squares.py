@@ -101,9 +101,13 @@ def solve_least_squares(a: np.ndarray, b: np.ndarray) -> LeastSquares:
 
 
 def numerical_rank(target: np.ndarray, energy: float) -> int:
-    """Singular values of ``C`` above ``8 max(d_0, d_N) eps`` of the norm of the targets; the rest is rounding."""
-    cutoff = 8 * max(target.shape) * float(np.finfo(float).eps) * math.sqrt(energy)
-    return int(np.sum(np.linalg.svd(target, compute_uv=False) > cutoff))
+    """The number of singular values of ``C`` above the rounding of the data."""
+    return int(np.sum(np.linalg.svd(target, compute_uv=False) > rank_cutoff(target, energy)))
+
+
+def rank_cutoff(target: np.ndarray, energy: float) -> float:
+    """``8 max(d_0, d_N) eps`` of the norm of the targets: singular values of ``C`` below it are rounding."""
+    return 8 * max(target.shape) * float(np.finfo(float).eps) * math.sqrt(energy)
 
 
 def triangular_factor(inputs: np.ndarray, targets: np.ndarray, probabilities: np.ndarray | None) -> np.ndarray:

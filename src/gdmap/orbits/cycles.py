@@ -190,11 +190,12 @@ def minimum_norm_correction(
 
     ``rank`` may be a rule that reads it off the singular values. NaN where the Jacobian is not finite.
     """
-    if not np.all(np.isfinite(jacobian)):
+    if not (np.all(np.isfinite(jacobian)) and np.all(np.isfinite(defect))):
         return np.full_like(defect, np.nan)
     U, singular_values, Vt = np.linalg.svd(jacobian - np.eye(len(defect)))
     kept = rank(singular_values) if callable(rank) else rank
-    return -Vt[:kept].T @ ((U[:, :kept].T @ defect) / singular_values[:kept])
+    with np.errstate(all="ignore"):  # a rank given by the caller may keep a zero
+        return -Vt[:kept].T @ ((U[:, :kept].T @ defect) / singular_values[:kept])
 
 
 def rank_above_null(singular_values: np.ndarray) -> int:

@@ -36,7 +36,8 @@ def plot_spectral_density(dataset: xr.Dataset, title: str = "") -> Figure:
     axes.set_xlabel("eigenvalue")
     axes.set_ylabel("density")
     axes.grid(alpha=0.25, linewidth=0.6)
-    axes.legend(frameon=False, fontsize="small")
+    # Below the picture: inside it would lie on the curve or on the dashed line.
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize="small")
     if title:
         axes.set_title(title, fontsize="medium")
     return figure

@@ -1,9 +1,17 @@
 """Hessian eigenvalues over the set of minima, beside the stability limit."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter
+
+# A sharpness this close to 2 / eta, relative to it, is drawn as neither stable nor unstable.
+AT_LIMIT = 1e-6
+# Places that differ by less than this share of their size are drawn as the same.
+SAME = 1e-3
 
 
 def plot_minima(
@@ -11,7 +19,8 @@ def plot_minima(
 ) -> Figure:
     """Eigenvalues at many minima against their distance from the origin, with the line ``2 / eta``.
 
-    Minima whose largest eigenvalue lies below the line are stable for that step size.
+    Minima whose largest eigenvalue lies below the line are stable for that step size; those on the line, to one
+    part in a million, are marked as being at the limit. Zero eigenvalues (the ``nullity``) are not drawn.
 
     Parameters
     ----------
@@ -33,7 +42,12 @@ def plot_minima(
     place = dataset["norm"].values if against == "norm" else np.arange(dataset.sizes["minimum"])
     eigenvalues = dataset["eigenvalue"].transpose("minimum", "index").values
     top = dataset["sharpness"].values
-    zero = np.abs(eigenvalues) <= 1e-10 * top[:, None]
+    if "nullity" in dataset:
+        nullity = dataset["nullity"].values
+        zero = np.abs(eigenvalues).argsort(axis=1).argsort(axis=1) < nullity[:, None]
+    else:
+        zero = np.abs(eigenvalues) <= 1e-10 * top[:, None]
+        nullity = zero.sum(axis=1)
     figure = Figure(figsize=(6.6, 4.4), layout="constrained")
     axes = figure.subplots()
     others = ~zero
@@ -44,14 +58,37 @@ def plot_minima(
     if eta is None:
         axes.plot(place, top, "o", ms=4, color="#0072B2", label="sharpness (largest eigenvalue)")
     else:
-        stable = top < 2 / eta
-        for chosen, colour, words in ((stable, "#0072B2", "stable"), (~stable, "#D55E00", "unstable")):
+        limit = 2 / eta
+        at_limit = np.abs(top - limit) <= AT_LIMIT * limit
+        stable = ~at_limit & (top < limit)
+        unstable = ~at_limit & ~stable
+        for chosen, colour, words in ((stable, "#0072B2", "stable"), (unstable, "#D55E00", "unstable")):
             if chosen.any():
                 axes.plot(place[chosen], top[chosen], "o", ms=4, color=colour, label=f"sharpness, {words}")
-        axes.axhline(2 / eta, color="black", ls="--", lw=1.2, label=f"2 / step size = {2 / eta:.4g}")
+        axes.axhline(limit, color="black", ls="--", lw=1.2, label=f"2 / step size = {limit:.4g}")
+        if at_limit.any():
+            axes.plot(
+                place[at_limit],
+                top[at_limit],
+                "o",
+                ms=7,
+                color="#009E73",
+                zorder=3,
+                label="sharpness, at the limit",
+            )
     positive = eigenvalues[~zero]
     if positive.size and positive.min() > 0 and positive.max() > 30 * positive.min():
         axes.set_yscale("log")
+    else:
+        seen = np.append(positive, [] if eta is None else 2 / eta)
+        widen(axes.set_ylim, seen)
+    if against == "minimum":
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if len(place) == 1:
+            axes.set_xticks([0])
+            axes.set_xlim(-0.5, 0.5)
+    else:
+        widen(axes.set_xlim, place)
     if against == "norm" and place.min() > 0 and place.max() > 30 * place.min():
         axes.set_xscale("log")
         axes.xaxis.set_minor_formatter(NullFormatter())
@@ -60,9 +97,26 @@ def plot_minima(
     )
     axes.set_ylabel("Hessian eigenvalue")
     axes.grid(alpha=0.25, linewidth=0.6)
-    nullity = dataset["nullity"].values if "nullity" in dataset else zero.sum(axis=1)
-    count = f"{nullity.min()}" if nullity.min() == nullity.max() else f"{nullity.min()} to {nullity.max()}"
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize="small")
-    note = f"{dataset.sizes['minimum']} minima, {count} zero eigenvalues each not shown"
+    note = caption(nullity)
     axes.set_title(f"{title}\n{note}" if title else note, fontsize="small")
     return figure
+
+
+def widen(set_limits: Callable[..., Any], values: np.ndarray) -> None:
+    """Limits from zero to twice the value where all values are the same but for rounding."""
+    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
+    size = max(abs(low), abs(high))
+    if high - low <= SAME * size:
+        set_limits((min(0.0, 2 * low), max(0.0, 2 * high)) if size > 0 else (-1.0, 1.0))
+
+
+def caption(nullity: np.ndarray) -> str:
+    """How many minima are drawn and how many zero eigenvalues are not."""
+    many, least, most = len(nullity), nullity.min(), nullity.max()
+    minima = "1 minimum" if many == 1 else f"{many} minima"
+    if most == 0:
+        return minima
+    count = f"{most}" if least == most else f"{least} to {most}"
+    noun = "zero eigenvalue" if most == 1 else "zero eigenvalues"
+    return f"{minima}, {'with' if many == 1 else 'each with'} {count} {noun} (not shown)"

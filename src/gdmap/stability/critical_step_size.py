@@ -16,6 +16,7 @@ from gdmap.minima import (
 )
 from gdmap.minima.critical_points import DENSE_LIMIT
 from gdmap.objectives import AbstractObjective, LinearNetwork
+from gdmap.objectives.least_squares import rank_cutoff
 from gdmap.spectra import sharpness
 
 CLOSED = 1e-9
@@ -49,21 +50,29 @@ class CriticalStepSize:
     def explain(self) -> str:
         """What the number says, what it does not say, and how far to trust it, in a few sentences."""
         if math.isinf(self.step_size.value):
+            if math.isfinite(self.step_size.lower):
+                return f"A critical step size below {self.step_size.lower:.7g} is excluded, and none may exist: {self.reason}"
             return (
                 f"There is no critical step size: {self.reason} "
                 "For every step size there are minima that are not unstable."
             )
         if self.search is not None and self.search.falling:
-            return (
-                f"No critical step size was found, and none may exist (estimated): {self.reason} The minima "
-                f"found are stable up to step size {self.step_size.value:.4g}; flatter ones would allow more."
+            stable = (
+                f"The minima found are stable up to step size {self.step_size.value:.4g}; flatter ones allow more."
             )
+            if self.search.degenerate:
+                stable = "At these points linear stability does not decide."
+            return f"No critical step size was found, and none may exist (estimated): {self.reason} {stable}"
+        below = (
+            "Below it some minima are stable and attract starts near them; that is necessary for "
+            "convergence, not sufficient: starts far out may still diverge. "
+        )
+        if self.search is not None and self.search.degenerate:
+            below = "Below it linear stability does not decide, since the points are degenerate. "
         return (
             f"Critical step size {self.step_size}: 2 over the smallest sharpness of a global minimum, "
             f"{self.min_sharpness}. {self.reason} "
-            "Below it some minima are stable and attract starts near them; that is necessary for "
-            "convergence, not sufficient: starts far out may still diverge. "
-            f"{self._above()}"
+            f"{below}{self._above()}"
         )
 
     def _above(self) -> str:
@@ -153,12 +162,19 @@ def critical_step_size(
 
 
 def _arbitrarily_flat(network: LinearNetwork) -> CriticalStepSize:
+    """The answer for an optimum that is zero: exactly, or to the rounding of the data's statistics."""
     reason = (
         "the optimum is zero (targets uncorrelated with inputs), so with two or more layers the origin is a "
         "global minimum where the Hessian vanishes."
     )
-    zero = Bracket(0.0, 0.0, 0.0, "computed", reason)
-    return CriticalStepSize(zero.reciprocal(2.0, reason), zero, np.zeros(network.dim), reason)
+    C, N = network.whitened_target, network.depth
+    doubt = float(np.linalg.norm(C)) + rank_cutoff(C, network.target_energy)
+    inputs = 1.0 if network.covariance_factor is None else float(np.linalg.norm(network.covariance_factor, 2))
+    upper = N * inputs ** (2 / N) * doubt ** (2 - 2 / N)
+    if upper > 0:
+        reason = f"to the rounding of the data {reason}"
+    bracket = Bracket(0.0, 0.0, upper, "computed", reason)
+    return CriticalStepSize(bracket.reciprocal(2.0, reason), bracket, np.zeros(network.dim), reason)
 
 
 def _searched(

@@ -45,10 +45,12 @@ from gdmap.orbits.cycles import CONVERGED
 from gdmap.spectra import hessian_operator
 from gdmap.spectra.extreme import extreme_eigenvalues
 
-Kind = Literal["supercritical", "subcritical", "degenerate", "multiple"]
+Kind = Literal["supercritical", "subcritical", "degenerate", "drifting", "multiple"]
 
-# Eigenvalues this close to the largest, relative to it, count as equal; those below NEAR of it earn a remark.
-MULTIPLE, NEAR = 1e-9, 1e-3
+# Eigenvalues this close to the largest, relative to it, count as equal: at a flattest minimum they often are, up
+# to the accuracy of the search that found it. A gap below NEAR earns a remark.
+MULTIPLE, NEAR = 1e-6, 1e-3
+EQUAL = "eigenvalues equal up to 1e-6 or their own error, as is usual at a flattest minimum"
 # A drift below this share of ||t|| counts as zero: the sharpness then exceeds that of the flattest point nearby by
 # about the square of it.
 DRIFT = 1e-4
@@ -80,8 +82,10 @@ class FlipCoefficient:
     kind
         ``'supercritical'`` (``b > 0``: a small attracting 2-cycle above the threshold), ``'subcritical'``
         (``b < 0``: an unstable 2-cycle below it, starts leave above), ``'degenerate'`` (the bracket of ``b``
-        contains 0: terms of fifth order decide), ``'multiple'`` (the largest eigenvalue is multiple: several
-        directions lose stability at once and one number does not describe that).
+        contains 0: terms of fifth order decide), ``'drifting'`` (``drifts``: whatever the sign of ``b``, the
+        state moves along the manifold of minima and no small 2-cycle exists), ``'multiple'`` (the largest
+        eigenvalue is multiple, as is usual at a flattest minimum: several directions lose stability at once and
+        one number does not describe that).
     coefficient
         ``b``, in units of 1 / theta^2; the same for every multiple of the loss. ``None`` for ``'multiple'``. Its
         error covers the rounding of the derivatives (measured by moving ``theta`` by units in the last place), of
@@ -89,7 +93,8 @@ class FlipCoefficient:
     sharpness, step_size
         ``lam`` and the threshold ``2 / lam`` of this minimum.
     multiplicity
-        The number of eigenvalues equal to the largest up to ``1e-9`` relative or rounding.
+        The number of eigenvalues equal to the largest up to ``1e-6`` relative or their own error; 2 stands for 2
+        or more without verification.
     gap
         ``1 - (next smaller eigenvalue) / lam``; predictions need ``|step_size lam - 2|`` well below it. 1 in one
         dimension.
@@ -109,7 +114,9 @@ class FlipCoefficient:
         Eigenvalues of the Hessian ``S`` of the sharpness along the manifold of minima, ascending, shape
         ``(nullity,)`` (status *computed*); ``None`` for ``'multiple'`` and without verification.
     curvature_error
-        The absolute error of ``sharpness_curvature``, below which one counts as zero; 0 if that is ``None``.
+        The absolute error of ``sharpness_curvature``, below which one counts as zero: ``1e-8`` of the terms it is
+        made of, plus rounding of the third and fourth derivatives, amplified by the condition number of the
+        nonzero Hessian eigenvalues. 0 if ``sharpness_curvature`` is ``None`` or empty.
     """
 
     objective: AbstractObjective = field(repr=False)
@@ -153,8 +160,8 @@ class FlipCoefficient:
         Raises
         ------
         ValueError
-            For step sizes that are not positive and finite, and where no amplitude is predicted: degenerate,
-            multiple, or drifting along a manifold of minima.
+            For step sizes that are not positive and finite, and where no amplitude is predicted: `kind`
+            ``'degenerate'``, ``'multiple'`` or ``'drifting'``.
         """
         b = self._predictive().value
         if np.ndim(step_size) == 0:
@@ -251,18 +258,19 @@ class FlipCoefficient:
         if self.coefficient is None:
             return (
                 f"{at}, in {self.multiplicity} directions at once: the largest Hessian eigenvalue has "
-                f"multiplicity {self.multiplicity}. One flip coefficient does not describe this; which 2-cycles "
-                "appear, and whether they attract, depends on the cubic terms of all these directions together. A "
-                "generic small change of the loss separates the eigenvalues."
+                f"multiplicity {self.multiplicity} ({EQUAL}). One flip coefficient does not describe this; which "
+                "2-cycles appear, and whether they attract, depends on the cubic terms of all these directions "
+                "together. At an isolated minimum a generic small change of the loss separates the eigenvalues; "
+                "at the flattest of a manifold of minima it need not, where lowering one raises another."
             )
         b = self.coefficient
-        if self.drift is not None and self.drifts:
+        if self.drift is not None and self.kind == "drifting":
             told = (
                 f"{at}, but it is no critical point of the sharpness along the manifold of minima: the sharpness "
                 f"has the slope {self.drift.value:.4g} there. Just above, the state oscillates and drifts along "
                 "the manifold towards flatter minima, until the sharpness is below 2 / step size "
                 f"(self-stabilisation at the edge of stability). The flip coefficient b = {b.value:.4g} does not "
-                "describe the long run; it does at the flattest minimum."
+                f"describe the long run; {self._elsewhere()}."
             )
         elif self.kind == "degenerate":
             told = (
@@ -282,6 +290,13 @@ class FlipCoefficient:
                 )
             else:
                 told += "and attracts starts near it; the loss no longer converges but stays near its minimum."
+            if self.neutral_dimension and self.sharpness_curvature is not None:
+                flat, size = self.neutral_dimension, self.sharpness_curvature.size
+                where = "" if flat == size else f" in {flat} of {size} directions"
+                told += (
+                    f" The sharpness is flat along the manifold of minima{where} to second order, up to "
+                    f"{self.curvature_error:.2g}: there the cycle neither attracts nor repels to this order."
+                )
             if self.sharpness_curvature is None:
                 told += " (If minima form a manifold: whether it also attracts along that was not computed.)"
         else:
@@ -304,16 +319,25 @@ class FlipCoefficient:
         curvature = self.sharpness_curvature
         return curvature is not None and curvature.size > 0 and bool(curvature[0] < -self.curvature_error)
 
+    def _elsewhere(self) -> str:
+        """Where one coefficient may describe the flip of a drifting minimum."""
+        if self.gap < NEAR:
+            return (
+                f"the two largest eigenvalues differ by a share of {self.gap:.2g} only, and if they meet at the "
+                "flattest minimum, as is usual, no single coefficient describes it there either"
+            )
+        return "one may at the flattest minimum, if its largest eigenvalue is simple"
+
     def _predictive(self) -> Bracket:
         if self.coefficient is None:
             raise ValueError(
                 "no amplitude is predicted: the largest eigenvalue has multiplicity "
-                f"{self.multiplicity}, see explain()"
+                f"{self.multiplicity} ({EQUAL}), see explain()"
             )
-        if self.drifts:
+        if self.kind == "drifting":
             raise ValueError(
                 "no amplitude is predicted: the sharpness has a slope along the manifold of minima, so there is "
-                "no small 2-cycle about this minimum; take the flattest minimum, see explain()"
+                f"no small 2-cycle about this minimum; {self._elsewhere()}, see explain()"
             )
         if self.kind == "degenerate":
             raise ValueError("no amplitude is predicted: the flip coefficient is 0 up to its error, see explain()")
@@ -528,8 +552,11 @@ def _simple(
     curvature: np.ndarray | None,
     curvature_error: float,
 ) -> FlipCoefficient:
+    drifts = drift.lower > 0 and drift.value > DRIFT * float(np.linalg.norm(form.t))
     kind: Kind = "supercritical" if coefficient.value > 0 else "subcritical"
-    if coefficient.lower <= 0 <= coefficient.upper:
+    if drifts:
+        kind = "drifting"
+    elif coefficient.lower <= 0 <= coefficient.upper:
         kind = "degenerate"
     return FlipCoefficient(
         objective=objective,
@@ -544,7 +571,7 @@ def _simple(
         bend=form.bend,
         sharpness_gradient=form.kernel_part,
         drift=drift,
-        drifts=drift.lower > 0 and drift.value > DRIFT * float(np.linalg.norm(form.t)),
+        drifts=drifts,
         sharpness_curvature=curvature,
         curvature_error=curvature_error,
     )
@@ -619,7 +646,12 @@ def _sharpness_curvature(
     terms = (fourth @ K, -bent @ K, 2 * (mixed / (eigenvalues[-1] - eigenvalues[:-1])) @ mixed.T)
     S = terms[0] + terms[1] + terms[2]
     scale = sum(float(np.linalg.norm(term, 2)) for term in terms)
-    return np.linalg.eigvalsh((S + S.T) / 2), FLAT * scale
+    # The terms may all vanish, as by symmetry: their rounding is that of the derivatives before projection, and of
+    # the kernel, which is known up to a tilt by the condition number in units of rounding.
+    natural = abs(float(form.fourth @ form.q)) + abs(float(form.t @ form.bend))
+    natural += sum(float(np.linalg.norm(array, 2)) for array in (fourth, bent))
+    rounding = _unit(objective) * float(eigenvalues[-1] / eigenvalues[nullity]) * natural
+    return np.linalg.eigvalsh((S + S.T) / 2), FLAT * scale + rounding
 
 
 def _matrix_free(objective: AbstractObjective, theta: np.ndarray) -> FlipCoefficient:

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
+from gdmap.flags import flag_attributes
 from gdmap.maps.gradient_descent import checked_step_size
 from gdmap.minima import sample_minima
-from gdmap.minima.along import log_spectral_norm, lowered, sharpness_of
+from gdmap.minima.along import Extent, log_spectral_norm, lowered, sharpness_of
 from gdmap.minima.critical_points import (
     OF_MINIMA,
     Evidence,
@@ -27,6 +28,7 @@ BARRIERS = (1e-1, 1e-2, 1e-3, 1e-4)
 EXPONENT = 2.0**14
 CHARTS = 40
 SETTLED = 1e-4
+ASIDE, FEW = 1e-2, 4
 
 
 def minima_spectra(objective: AbstractObjective, minima: Any) -> xr.Dataset:
@@ -79,7 +81,7 @@ def minima_spectra(objective: AbstractObjective, minima: Any) -> xr.Dataset:
             "nullity": ("minimum", (np.abs(eigenvalues) <= NULL * largest[:, None]).sum(axis=1)),
             "norm": ("minimum", np.linalg.norm(theta, axis=1), {"long_name": "distance from the origin"}),
             "loss": ("minimum", loss_and_gradient(objective, theta)[0]),
-            "evidence": ("minimum", [Evidence(code).name.lower() for code in points.evidence]),
+            "evidence": ("minimum", points.evidence, flag_attributes(Evidence)),
             "theta": (("minimum", "component"), theta),
         },
         attrs={"status": "computed", "method": "dense Hessians, symmetric eigensolver"},
@@ -110,16 +112,17 @@ def stable_minima(
         Passed to `sample_minima` where no minima are given.
     reach
         The stable minima are taken to be unbounded if a search outwards comes this many times farther from the
-        origin than it began.
+        middle of the minima given than half of them lie.
 
     Returns
     -------
     xarray.Dataset
         Those of `minima_spectra` with ``stable`` over ``minimum`` (``undecided`` where the error leaves it open)
         and the attributes ``step_size``, ``stability_limit`` (``2 / eta``), ``bounded`` (``'bounded'``,
-        ``'unbounded'``, ``'empty'``), ``bounded_status`` and ``bounded_reason``, ``largest_stable_norm``. For
-        linear networks under the square loss boundedness follows from the widths where theory decides it
-        (*computed*); elsewhere a search outwards among the stable minima tells (*estimated*).
+        ``'unbounded'``, ``'empty'``, ``'undecided'``), ``bounded_status``, ``bounded_reason`` and
+        ``largest_stable_norm``. For linear networks under the square loss boundedness follows from the widths
+        where theory decides it (*computed*); elsewhere a search outwards among the stable minima tells
+        (*estimated*): it sees the connected pieces of the stable set that the given minima lie on.
     """
     eta = checked_step_size(step_size)
     if not np.isfinite(reach) or reach <= 1:
@@ -148,53 +151,68 @@ def _boundedness(
     objective: AbstractObjective, dataset: xr.Dataset, stable: np.ndarray, eta: float, reach: float
 ) -> tuple[str, str, str, float]:
     if not stable.any():
+        count = int(dataset["undecided"].sum())
+        if count:
+            reason = f"{count} of {len(stable)} minima are stable or not within the error, none certainly"
+            return "undecided", "computed", reason, float("nan")
         reason = f"none of the {len(stable)} minima is stable at this step size; flatter ones may exist"
         return "empty", "estimated", reason, float("nan")
+    extent = Extent.of(dataset["theta"].values)
     theta, nullity = dataset["theta"].values[stable], dataset["nullity"].values[stable]
-    farthest = outermost_stable(objective, theta, nullity, eta, reach)
-    norms = np.linalg.norm(farthest, axis=1)
-    largest = float(norms.max())
+    # From a centre moved aside, both ways: at the centre itself no way leads outwards.
+    aside = np.random.default_rng(0).standard_normal(objective.dim)
+    aside *= ASIDE * extent.length / np.linalg.norm(aside)
+    centres = [extent.centre + aside, extent.centre - aside] if len(theta) <= FEW else [extent.centre + aside]
+    farthest = np.concatenate(
+        [
+            outermost_stable(objective, theta, nullity, eta, Extent(centre, extent.length), reach)
+            for centre in centres
+        ]
+    )
+    largest = float(np.linalg.norm(farthest, axis=1).max())
     known = boundedness_of_network(objective)
     if known is not None:
         return known[0], "computed", known[1], largest
-    smallest = np.linalg.norm(theta, axis=1)
-    if np.any(norms >= reach * np.where(smallest > 0, smallest, 1.0)):
-        reason = (
-            f"stable minima were found out to distance {largest:.4g} from the origin, where the search was stopped"
-        )
-        return "unbounded", "estimated", reason, largest
-    reason = f"searches outwards from {len(theta)} stable minima all ended, the farthest at distance {largest:.4g}"
+    distance = float(extent.distance(farthest).max())
+    words = f"the farthest at distance {distance:.4g} from the middle of the minima given"
+    if distance >= reach * extent.length:
+        return "unbounded", "estimated", f"searches outwards were stopped, {words}", largest
+    reason = f"searches outwards from {len(theta)} stable minima all ended, {words} (on the pieces they lie on)"
     return "bounded", "estimated", reason, largest
 
 
 def _outward_height(theta: Any, hessian: Any, settings: Any) -> Any:
-    """Minus the logarithm of the distance from the origin, with a barrier where the sharpness reaches a limit."""
-    limit, weight = settings[0], settings[1]
+    """Minus the logarithm of the distance from a centre, with a barrier where the sharpness reaches a limit."""
+    limit, weight, length, centre = settings[0], settings[1], settings[2], settings[3:]
     room = 1 - jnp.exp(log_spectral_norm(hessian, EXPONENT)) / limit
     barrier = jnp.where(room > 0, -jnp.log(jnp.where(room > 0, room, 1.0)), jnp.inf)
-    return -jnp.log(jnp.sum(theta**2)) / 2 + weight * barrier
+    return -jnp.log(jnp.sum((theta - centre) ** 2) / length**2 + 1) / 2 + weight * barrier
 
 
 def outermost_stable(
-    objective: AbstractObjective, theta: np.ndarray, nullity: np.ndarray, eta: float, reach: float
+    objective: AbstractObjective,
+    theta: np.ndarray,
+    nullity: np.ndarray,
+    eta: float,
+    extent: Extent,
+    reach: float,
 ) -> np.ndarray:
-    """Stable minima as far from the origin as a search outwards among them gets, row by row."""
+    """Stable minima as far from the centre as a search outwards among them gets, row by row."""
     theta = np.array(theta)
-    beginning = np.linalg.norm(theta, axis=1)
-    beginning = np.where(beginning > 0, beginning, 1.0)
     limit = 2 / eta
     for weight in BARRIERS:
+        settings = np.array([limit, weight, extent.length, *extent.centre])
         active = np.flatnonzero(nullity > 0)
         for _ in range(CHARTS):
-            active = active[np.linalg.norm(theta[active], axis=1) < reach * beginning[active]]
+            active = active[extent.distance(theta[active]) < reach * extent.length]
             if not active.size:
                 break
-            moved = lowered(objective, _outward_height, theta[active], nullity[active], np.array([limit, weight]))
+            moved = lowered(objective, _outward_height, theta[active], nullity[active], settings, extent)
             kept = sharpness_of(objective, moved) < limit
-            before = np.linalg.norm(theta[active], axis=1)
+            before = extent.distance(theta[active])
             theta[active[kept]] = moved[kept]
-            grown = np.abs(np.linalg.norm(theta[active], axis=1) / np.where(before > 0, before, 1.0) - 1)
-            active = active[grown > SETTLED]
+            grown = np.abs(extent.distance(theta[active]) - before)
+            active = active[grown > SETTLED * (before + extent.length)]
     return theta
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import inspect
 import os
 import sys
 import tomllib
@@ -211,6 +212,11 @@ def load_objective(reference: str, base: Path = Path()) -> AbstractObjective:
         raise ValueError(f"objective: {path} defines no {name!r}")
     found = getattr(module, name)
     if not isinstance(found, AbstractObjective) and callable(found):
+        if _needs_arguments(found):
+            raise ValueError(
+                f"objective: {reference} takes arguments; it must be an objective, or a function without "
+                f"arguments that makes one: wrap it in gdmap.Function({name}, dim)"
+            )
         with _failures_of(path):
             found = found()
     if not isinstance(found, AbstractObjective):
@@ -219,6 +225,18 @@ def load_objective(reference: str, base: Path = Path()) -> AbstractObjective:
             "gdmap.Function(loss, dim) or gdmap.Objective(loss, params)"
         )
     return found
+
+
+def _needs_arguments(function: Callable[..., Any]) -> bool:
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # some compiled functions have none
+        return False
+    try:
+        signature.bind()
+    except TypeError:
+        return True
+    return False
 
 
 @contextlib.contextmanager
