@@ -442,6 +442,14 @@ def test_stability_limit_on_a_scalar_quadratic(beta):
     assert GradientDescent(loss, 0.1).stability_limit == 20
 
 
+def test_no_stability_limit_where_components_differ():
+    def factory(learning_rate):
+        scaled = optax.stateless(lambda updates, _: updates * jnp.linspace(0.1, 1.0, updates.shape[0]))
+        return optax.chain(scaled, optax.sgd(learning_rate))
+
+    assert Optimiser(Function(lambda w: w @ w, 2), factory, learning_rate=0.1).stability_limit is None
+
+
 def test_no_stability_limit_where_the_update_is_not_linear():
     loss = Function(lambda w: w @ w, 2)
     assert Optimiser(loss, optax.adam, learning_rate=0.1).stability_limit is None

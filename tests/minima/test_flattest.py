@@ -37,8 +37,8 @@ def test_scaling_and_rotation(factor, angle, y):
 @pytest.mark.parametrize(
     ("loss", "dim", "sharpness"),
     [
-        (Product(), 2, 2.0),
-        (Product(), 3, 3.0),
+        pytest.param(Product(), 2, 2.0, marks=pytest.mark.slow),
+        pytest.param(Product(), 3, 3.0, marks=pytest.mark.slow),
         (Product(2.0), 3, 3 * 2 ** (4 / 3)),
         (lambda x: (x[0] ** 2 - 1) ** 2 / 4, 1, 2.0),
         (matrix_product(np.diag([2.0, 1.0])), 8, 4.0),
@@ -53,7 +53,9 @@ def test_closed_forms(loss, dim, sharpness):
     assert not found.falling
 
 
-@pytest.mark.parametrize(("seed", "widths"), [(0, (3, 3, 2)), (1, (2, 3, 3, 2))])
+@pytest.mark.parametrize(
+    ("seed", "widths"), [(0, (3, 3, 2)), pytest.param(1, (2, 3, 3, 2), marks=pytest.mark.slow)]
+)
 def test_the_search_meets_the_formula_of_linear_networks(seed, widths):
     network = random_network(seed, widths, spread=2)
     formula = critical_step_size(network).min_sharpness
@@ -117,6 +119,59 @@ def test_minima_on_kinks_are_left_out():
         critical_step_size(only_kinks, starts=4)
 
 
+def test_more_parameters_than_dense_hessians_allow():
+    scales = np.linspace(0.5, 2.0, 1001)
+    critical = critical_step_size(Function(lambda w: jnp.sum(scales * (w - 1) ** 2) / 2, 1001), starts=1)
+    assert critical.step_size.value == pytest.approx(1.0, rel=1e-9)
+    assert critical.step_size.status == "estimated"
+    assert "candidates, not verified minima" in critical.reason
+
+
+@pytest.mark.parametrize(
+    ("loss", "dim"),
+    [
+        (lambda x: x[1] ** 2 / 2 + jnp.logaddexp(0.0, -x[0]), 2),
+        (lambda x: x[1] ** 2 / 2 + 1 / (1 + x[0] ** 2), 2),
+        (lambda x: jnp.tanh(x[0]), 2),
+        # A minimum that descents stall on the way to: (10, .1).
+        (lambda x: (x[0] * x[1] - 1) ** 2 / 2 + 1e-10 * (x[0] - 10) ** 2, 2),
+    ],
+)
+def test_a_stalled_descent_is_no_minimum(loss, dim):
+    with pytest.raises(ValueError, match="no minimum found"):
+        critical_step_size(Function(loss, dim), starts=4)
+
+
+@pytest.mark.parametrize("rate", [1.0, 0.1])
+def test_an_exponential_valley_falls_without_end(rate):
+    critical = critical_step_size(Function(lambda x: x[1] ** 2 * jnp.exp(-rate * x[0]), 2), starts=4)
+    assert critical.search.falling
+    assert critical.explain().startswith("No critical step size was found")
+
+
+def test_only_rounding_makes_losses_equal():
+    # Two wells, of depth 1 and 0.9; one start of huge loss must not make them equal.
+    def loss(x):
+        well = -jnp.exp(-10 * (x[0] + 1) ** 2) - 0.9 * jnp.exp(-((x[0] - 1.5) ** 2))
+        return well + 1e-6 * (jnp.exp(x[0] ** 2) - 1)
+
+    critical = critical_step_size(Function(loss, 1), scale=5.0)
+    assert critical.minimum[0] == pytest.approx(-1, abs=0.01)
+    assert critical.step_size.value == pytest.approx(0.1002, abs=1e-4)
+
+
+@pytest.mark.parametrize("shift", [np.zeros(2), np.array([30.0, 50.0])])
+def test_the_origin_does_not_matter(shift):
+    # A valley whose flattest minimum is its vertex: sharpness 200 (1 + 4 x^2).
+    def loss(w):
+        x, y = w[0] - shift[0], w[1] - shift[1]
+        return 100 * (y - x**2) ** 2
+
+    critical = critical_step_size(Function(loss, 2), starts=6)
+    assert critical.min_sharpness.value == pytest.approx(200, rel=1e-9)
+    assert critical.search.agreeing == 6
+
+
 def test_what_cannot_be_answered_is_refused():
     separable = Function(lambda w: jnp.mean(jnp.logaddexp(0.0, -w[0] * jnp.array([1.0, 2.0]))), 1)
     with pytest.raises(ValueError, match="parameters grow"):
@@ -125,8 +180,6 @@ def test_what_cannot_be_answered_is_refused():
         critical_step_size(Function(lambda w: 0 * w[0], 1), starts=4)
     with pytest.raises(ValueError, match="kink"):
         critical_step_size(Function(lambda w: jnp.abs(w[0]), 1), starts=4)
-    with pytest.raises(ValueError, match="at most 1000"):
-        critical_step_size(Function(lambda w: w @ w, 1001))
     with pytest.raises(TypeError, match="must be a gdmap objective"):
         critical_step_size(lambda w: w @ w)
 
@@ -138,10 +191,9 @@ def test_other_losses_of_a_linear_network():
     exact = inputs @ rng.normal(size=(2, 2))
     square = critical_step_size(LinearNetwork((2, 2, 2), inputs, exact)).min_sharpness.value
     noisy = exact + 2 * rng.normal(size=exact.shape)
-    for loss in ("log_cosh", "huber"):
-        found = critical_step_size(LinearNetwork((2, 2, 2), inputs, exact, loss=loss), starts=8)
-        assert found.min_sharpness.value == pytest.approx(square, rel=1e-6)
-        assert found.min_sharpness.status == "estimated"
+    found = critical_step_size(LinearNetwork((2, 2, 2), inputs, exact, loss="log_cosh"), starts=8)
+    assert found.min_sharpness.value == pytest.approx(square, rel=1e-6)
+    assert found.min_sharpness.status == "estimated"
     # With residuals their curvature is smaller, so the critical step size is larger than that of the square loss.
     plain = critical_step_size(LinearNetwork((2, 2, 2), inputs, noisy)).step_size.value
     cosh = critical_step_size(LinearNetwork((2, 2, 2), inputs, noisy, loss="log_cosh"), starts=8)

@@ -88,7 +88,7 @@ def test_moving_along_the_manifold_keeps_the_loss():
     [
         # Separable data: the logistic loss has no minimum.
         (lambda w: jnp.mean(jnp.logaddexp(0.0, -w[0] * jnp.array([1.0, 2.0, 3.0]))), 1, [0.3], "parameters grow"),
-        (lambda w: jnp.exp(-w[0]) + w[1] ** 2, 2, [0.3, 1.0], "parameters grow"),
+        (lambda w: jnp.exp(-w[0]) + w[1] ** 2, 2, [0.3, 1.0], "infinitely far"),
         (lambda w: -(w[0] ** 2), 1, [0.3], "unbounded below"),
         (lambda w: w[0] ** 4 + w[1] ** 2, 2, [2.0, 0.7], "degenerate"),
         (lambda w: 0 * w[0] + 3.0, 1, [0.3], "flat"),
@@ -140,6 +140,43 @@ def test_a_quadratic_form_with_null_directions_of_rounding():
     assert minimum.nullity == 2
     with pytest.raises(ValueError, match="degenerate"):
         verified_minimum(Function(lambda w: w[0] ** 2 / 2 + w[1] ** 12, 2), np.zeros(2))
+
+
+@pytest.mark.parametrize(
+    ("loss", "point"),
+    [
+        (lambda x: 1e6 * x[0] ** 2 / 2 + 1e-2 * ((x[1] - 10) ** 2 - 1) ** 2 / 4, [0.0, 10.0]),
+        (lambda x: ((x[0] - 1e5) ** 2 - 1) ** 2 / 4 + (x[1] - 1e5) ** 2 / 2, [1e5, 1e5]),
+    ],
+)
+def test_a_known_optimum_makes_no_minimum_of_a_saddle(loss, point):
+    with pytest.raises(ValueError, match="a saddle: 1 of 2"):
+        verified_minimum(Function(loss, 2, optimal_value=0.0), point)
+
+
+def test_a_point_where_automatic_differentiation_is_neither_side():
+    # Two Huber functions meet at 1, where the traced Hessian is 0 and that of either side 1.
+    def loss(x):
+        return sum(
+            jnp.where(jnp.abs(x[0] - a) < 1, (x[0] - a) ** 2 / 2, jnp.abs(x[0] - a) - 0.5) for a in (0.0, 2.0)
+        )
+
+    with pytest.raises(ValueError, match="kink"):
+        verified_minimum(Function(loss, 1), [1.0])
+
+
+def test_a_periodic_loss_seen_from_afar_has_no_kink():
+    minimum = verified_minimum(Function(lambda x: 1 - jnp.cos(x[0]), 1), [2 * np.pi * 1e5])
+    assert minimum.sharpness.value == pytest.approx(1)
+
+
+def test_what_is_not_a_point():
+    with pytest.raises(TypeError, match=r"objective\.ravel"):
+        find_minimum(PRODUCT, {"a": 1.0})
+    minimum = find_minimum(PRODUCT, [0.3, 0.7])
+    assert verified_minimum(PRODUCT, minimum).loss == minimum.loss
+    with pytest.raises(ValueError, match="not finite at theta"):
+        find_minimum(Function(lambda w: jnp.sum(jnp.log(w) ** 2), 2), [-1.0, 1.0])
 
 
 def test_a_smooth_but_stiff_loss_has_no_kink():

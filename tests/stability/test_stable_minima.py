@@ -32,7 +32,7 @@ def test_a_general_search_finds_the_unbounded_family_too():
     objective = Function(lambda w: (w[6:8] @ w[2:6].reshape(2, 2) @ w[:2] - 1) ** 2 / 2, 8)
     found = stable_minima(objective, 0.5, along_the_family(1.0), reach=50)
     assert (found.attrs["bounded"], found.attrs["bounded_status"]) == ("unbounded", "estimated")
-    assert found.attrs["largest_stable_norm"] > 50
+    assert found.attrs["farthest_stable_distance"] > 50
 
 
 def test_bounded_stable_minima_of_the_product_of_two():
@@ -40,7 +40,11 @@ def test_bounded_stable_minima_of_the_product_of_two():
     found = stable_minima(Function(Product(), 2), 0.5, n=12)
     np.testing.assert_array_equal(found.stable, found.norm**2 < 4)
     assert (found.attrs["bounded"], found.attrs["bounded_status"]) == ("bounded", "estimated")
-    assert found.attrs["largest_stable_norm"] == pytest.approx(2.0, rel=1e-3)
+    x = np.geomspace(0.4, 2.5, 200_001)
+    hyperbola = np.concatenate([sign * np.stack([x, 1 / x], axis=1) for sign in (1, -1)])
+    stable = hyperbola[np.linalg.norm(hyperbola, axis=1) < 2]
+    outermost = np.linalg.norm(stable - np.median(found.theta, axis=0), axis=1).max()
+    assert found.attrs["farthest_stable_distance"] == pytest.approx(outermost, rel=1e-2)
     assert found.attrs["stability_limit"] == 4.0
 
 
@@ -49,6 +53,30 @@ def test_the_tanh_neuron_is_bounded_above_step_size_two(eta, verdict):
     # theory 6.3: the sharpness tends to 1 far out.
     found = stable_minima(Function(TanhNeuron(0.5), 2), eta, n=8, reach=50)
     assert found.attrs["bounded"] == verdict
+
+
+@pytest.mark.parametrize("shift", [0.0, 5.0])
+def test_a_bounded_piece_of_a_valley_wherever_it_lies(shift):
+    # sharpness 200 (1 + 4 x^2) < 400 where |x| < 1/2.
+    def loss(w):
+        return 100 * (w[1] - (w[0] - shift) ** 2) ** 2
+
+    found = stable_minima(Function(loss, 2), 0.005, np.array([[shift + x, x * x] for x in (-0.01, 0.3, 1.0)]))
+    assert found.attrs["bounded"] == "bounded"
+    assert "pieces they lie on" in found.attrs["bounded_reason"]
+    # From the middle, (0.3, 0.09), the far end is (-1/2, 1/4).
+    assert found.attrs["farthest_stable_distance"] == pytest.approx(np.hypot(0.8, 0.16), rel=1e-2)
+
+
+def test_an_unbounded_line_from_the_origin():
+    found = stable_minima(Function(lambda x: x[1] ** 2 / 2, 2), 0.5, [[0.0, 0.0]])
+    assert found.attrs["bounded"] == "unbounded"
+
+
+def test_exactly_at_the_threshold_nothing_is_claimed():
+    found = stable_minima(Function(lambda x: x @ x, 2), 1.0, [[0.0, 0.0]])
+    assert found.undecided.all()
+    assert found.attrs["bounded"] == "undecided"
 
 
 def test_spectrum_where_the_smallest_eigenvalue_is_not_bounded_below():
@@ -70,7 +98,7 @@ def test_no_stable_minimum_above_the_critical_step_size():
     found = stable_minima(network, 1.01 * critical.step_size.value, n=50)
     assert not found.stable.any()
     assert found.attrs["bounded"] == "empty"
-    assert np.isnan(found.attrs["largest_stable_norm"])
+    assert np.isnan(found.attrs["farthest_stable_distance"])
     at_flattest = stable_minima(network, 0.99 * critical.step_size.value, critical.minimum)
     assert at_flattest.stable.all()
 

@@ -13,7 +13,7 @@ import xarray as xr
 from gdmap.bracket import Bracket
 from gdmap.engines.random import gaussian_starts
 from gdmap.minima.along import Extent, log_spectral_norm, lowered, sharpness_of
-from gdmap.minima.critical_points import refine_critical_points
+from gdmap.minima.critical_points import DENSE_LIMIT, refine_critical_points
 from gdmap.minima.kinks import find_kink
 from gdmap.minima.sampling import sampled_minima
 from gdmap.objectives import AbstractObjective
@@ -22,6 +22,8 @@ from gdmap.spectra import sharpness
 EXPONENTS = 8.0 * 4.0 ** np.arange(10)
 # Changes of chart at most: on the way with the smallest exponent, and for each later one.
 TRAVELS, REFINEMENTS = 40, 4
+# Above the dense limit a start takes so long that no more than these are made.
+LARGE_STARTS = 4
 # A search goes on to another chart if the last one changed the sharpness by more than this share.
 ON_THE_WAY, IMPROVED = 1e-3, 1e-10
 # Starts within this relative distance of the best are said to agree with it.
@@ -87,7 +89,10 @@ def flattest_minimum(
     Parameters
     ----------
     objective
-        The loss, of at most 1,000 parameters (cost grows with the fourth power).
+        The loss. Up to 1,000 parameters minima are verified with dense Hessians (seconds for tens of parameters,
+        minutes for a hundred, cost growing with the fourth power). Above, Hessian-vector products alone serve:
+        at most 4 starts, candidates for minima instead of verified ones, and a penalty method moves the two
+        flattest of them; the reason says what was and was not shown.
     starts, seed, scale
         Number, seed and standard deviation of the starts; start ``i`` depends on ``(seed, i)`` alone.
 
@@ -96,6 +101,10 @@ def flattest_minimum(
     ValueError
         If no start leads to a minimum; the message says what they lead to.
     """
+    if objective.dim > DENSE_LIMIT:
+        from gdmap.minima.large import flattest_large  # it gives a FlattestMinimum too
+
+        return flattest_large(objective, starts=min(starts, LARGE_STARTS), seed=seed, scale=scale)
     found = sampled_minima(objective, starts, seed, scale)
     extent = Extent.of(found.theta)
     theta, history = flattened(objective, found.theta, found.nullity, extent)
@@ -237,7 +246,8 @@ def search_words(
     finite = values[np.isfinite(values)]
     words = (
         f"Flattest of the minima found by {len(values)} searches along the set of minima (starts of standard "
-        f"deviation {scale:g}): {agreeing} agree to {AGREES:g}, all lie in [{values.min():.7g}, {finite.max():.7g}]."
+        f"deviation {scale:g}): {agreeing} agree to {AGREES:g}, all lie in "
+        f"[{values.min():.7g}, {finite.max():.7g}]."
     )
     if sequence:
         shown = [sequence[k] for k in np.unique(np.linspace(0, len(sequence) - 1, 5).astype(int))]

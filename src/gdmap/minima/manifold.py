@@ -48,7 +48,7 @@ class Chart(eqx.Module):
 
     @classmethod
     def at(cls, objective: AbstractObjective, base: Any, length: Any, nullity: int) -> "Chart":
-        """The chart at a minimum: its ``nullity`` least curved directions are tangent, moves are ``length`` long."""
+        """The chart at a minimum: its ``nullity`` least curved directions are tangent; moves have ``length``."""
         curvature, modes = jnp.linalg.eigh(objective.hessian(base))
         modes = modes[:, jnp.argsort(jnp.abs(curvature))]
         return cls(objective, base, length, modes[:, :nullity], modes[:, nullity:])

@@ -149,8 +149,8 @@ def degenerate_words(hessian: np.ndarray) -> str:
         )
     return (
         f"theta is a degenerate critical point: {zero} of {len(eigenvalues)} Hessian eigenvalues vanish and no "
-        "manifold of minima of equal loss passes along them (as for x^4), or they are too small beside the largest "
-        f"({np.abs(eigenvalues).max():.3g}) to tell; linear stability does not decide"
+        "manifold of minima of equal loss passes along them (as for x^4), or they are too small beside the "
+        f"largest ({np.abs(eigenvalues).max():.3g}) to tell; linear stability does not decide"
     )
 
 
@@ -251,8 +251,8 @@ def what_is_in_the_way(
     slope = float(np.linalg.norm(objective.gradient(reached)))
     if slope > SLOPE_LEFT * float(np.linalg.norm(objective.gradient(start))):
         return (
-            f"the descent ended at loss {loss:.6g} with a gradient norm of {slope:.3g}, which is not rounding: the "
-            "loss may not be smooth, or needs more than max_steps"
+            f"the descent ended at loss {loss:.6g} with a gradient norm of {slope:.3g}, which is not rounding: "
+            "the loss may not be smooth, or needs more than max_steps"
         )
     if "gradient norm there" in str(error):
         return (

@@ -103,7 +103,7 @@ def draw_sharpness(axes: Axes, dataset: xr.Dataset) -> None:
     shown = without_runaways(dataset, value[known], RUNAWAY_SHARPNESS)
     seen = np.concatenate([shown, limits])
     wide = seen.size > 0 and seen.min() > 0 and seen.max() > WIDE * seen.min()
-    set_scale(axes, seen, logarithmic=wide, clipped=shown.size < int(known.sum()))
+    set_scale(axes, seen, logarithmic=wide, clipped=bool(shown.size < known.sum()))
     if "sharpness_lower" in dataset and "sharpness_upper" in dataset:
         lower, upper = (finite_or_nan(dataset[name]) for name in ("sharpness_lower", "sharpness_upper"))
         axes.fill_between(step, lower, upper, color=SHARPNESS, alpha=0.25, lw=0)

@@ -14,7 +14,6 @@ from gdmap.minima import (
     flattest_minimum,
     minimal_sharpness_bound,
 )
-from gdmap.minima.critical_points import DENSE_LIMIT
 from gdmap.objectives import AbstractObjective, LinearNetwork
 from gdmap.objectives.least_squares import rank_cutoff
 from gdmap.spectra import sharpness
@@ -51,7 +50,8 @@ class CriticalStepSize:
         """What the number says, what it does not say, and how far to trust it, in a few sentences."""
         if math.isinf(self.step_size.value):
             if math.isfinite(self.step_size.lower):
-                return f"A critical step size below {self.step_size.lower:.7g} is excluded, and none may exist: {self.reason}"
+                lower = f"{self.step_size.lower:.7g}"
+                return f"A critical step size below {lower} is excluded, and none may exist: {self.reason}"
             return (
                 f"There is no critical step size: {self.reason} "
                 "For every step size there are minima that are not unstable."
@@ -104,8 +104,9 @@ def critical_step_size(
     general covariance the formula is only a lower bound, and the flattest minimum is searched (status
     *estimated*: the interval is certain to rounding, that the value is the minimum is not).
 
-    For any other objective `flattest_minimum` searches (status *estimated*). The lower end of the step size is
-    certain to rounding: the minimum found is stable up to there. The upper end is infinite, since no bound on
+    For any other objective `flattest_minimum` searches (status *estimated*). Up to 1,000 parameters the lower end
+    of the step size is certain to rounding: the minimum found is verified, and stable up to there (above, the
+    minimum is only a candidate, see there). The upper end is infinite, since no bound on
     the sharpness of minima not found is known. Where the sharpness keeps falling along the set of minima the
     answer says so, with the sequence: that suggests that no critical step size exists, and does not prove it.
 
@@ -114,14 +115,14 @@ def critical_step_size(
     Parameters
     ----------
     objective
-        The loss; a searched one has at most 1,000 parameters.
+        The loss. A search takes seconds for tens of parameters, minutes for a hundred or more.
     starts, seed, scale
         Number, seed and standard deviation of the starts of a search.
 
     Raises
     ------
     ValueError
-        If the loss is constant, has no minimum that can be found, or is too large to search.
+        If the loss is constant or has no minimum that can be found.
     """
     if isinstance(starts, bool) or not isinstance(starts, (int, np.integer)) or starts < 1:
         raise ValueError(f"starts must be a positive integer, got {starts!r}")
@@ -145,8 +146,6 @@ def critical_step_size(
             if objective.depth > 1
             else "Linear regression: the largest eigenvalue of the input covariance."
         )
-    elif objective.dim > DENSE_LIMIT:
-        return _bounded_below(objective, bound)
     else:
         return _searched(objective, flattest_minimum(objective, starts=int(starts), seed=seed, scale=scale), bound)
     found = sharpness(objective, minimum)
@@ -194,16 +193,3 @@ def _searched(
             reason,
         )
     return CriticalStepSize(bracket.reciprocal(2.0, "2 / min sharpness"), bracket, search.theta, reason, search)
-
-
-def _bounded_below(network: LinearNetwork, bound: SharpnessBound) -> CriticalStepSize:
-    """A bottleneck too large for a search: between the lower bound and the balanced minimum."""
-    minimum = balanced_minimum(network)
-    found = sharpness(network, minimum)
-    reason = (
-        f"Bottleneck with a general input covariance and {network.dim} parameters, too many for a search: between "
-        f"the lower bound {bound.value:.7g} and the sharpness of the balanced minimum."
-    )
-    lower = min(bound.value * (1 - bound.relative_error), found.value)
-    bracket = Bracket(found.value, lower, found.upper, "estimated", reason)
-    return CriticalStepSize(bracket.reciprocal(2.0, "2 / min sharpness"), bracket, minimum, reason)

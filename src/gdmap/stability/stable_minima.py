@@ -120,9 +120,10 @@ def stable_minima(
         Those of `minima_spectra` with ``stable`` over ``minimum`` (``undecided`` where the error leaves it open)
         and the attributes ``step_size``, ``stability_limit`` (``2 / eta``), ``bounded`` (``'bounded'``,
         ``'unbounded'``, ``'empty'``, ``'undecided'``), ``bounded_status``, ``bounded_reason`` and
-        ``largest_stable_norm``. For linear networks under the square loss boundedness follows from the widths
-        where theory decides it (*computed*); elsewhere a search outwards among the stable minima tells
-        (*estimated*): it sees the connected pieces of the stable set that the given minima lie on.
+        ``farthest_stable_distance`` (from the middle of the minima given, as far as the search came). For linear
+        networks under the square loss boundedness follows from the widths where theory decides it (*computed*);
+        elsewhere a search outwards among the stable minima tells (*estimated*): it sees the connected pieces of
+        the stable set that the given minima lie on.
     """
     eta = checked_step_size(step_size)
     if not np.isfinite(reach) or reach <= 1:
@@ -142,7 +143,7 @@ def stable_minima(
         bounded=verdict,
         bounded_status=status,
         bounded_reason=reason,
-        largest_stable_norm=farthest,
+        farthest_stable_distance=farthest,
     )
     return dataset
 
@@ -169,16 +170,15 @@ def _boundedness(
             for centre in centres
         ]
     )
-    largest = float(np.linalg.norm(farthest, axis=1).max())
+    distance = float(extent.distance(farthest).max())
     known = boundedness_of_network(objective)
     if known is not None:
-        return known[0], "computed", known[1], largest
-    distance = float(extent.distance(farthest).max())
+        return known[0], "computed", known[1], distance
     words = f"the farthest at distance {distance:.4g} from the middle of the minima given"
     if distance >= reach * extent.length:
-        return "unbounded", "estimated", f"searches outwards were stopped, {words}", largest
+        return "unbounded", "estimated", f"searches outwards were stopped, {words}", distance
     reason = f"searches outwards from {len(theta)} stable minima all ended, {words} (on the pieces they lie on)"
-    return "bounded", "estimated", reason, largest
+    return "bounded", "estimated", reason, distance
 
 
 def _outward_height(theta: Any, hessian: Any, settings: Any) -> Any:
