@@ -39,9 +39,9 @@ def test_scaling_and_rotation(factor, angle, y):
     [
         pytest.param(Product(), 2, 2.0, marks=pytest.mark.slow),
         pytest.param(Product(), 3, 3.0, marks=pytest.mark.slow),
-        (Product(2.0), 3, 3 * 2 ** (4 / 3)),
+        pytest.param(Product(2.0), 3, 3 * 2 ** (4 / 3), marks=pytest.mark.slow),
         (lambda x: (x[0] ** 2 - 1) ** 2 / 4, 1, 2.0),
-        (matrix_product(np.diag([2.0, 1.0])), 8, 4.0),
+        pytest.param(matrix_product(np.diag([2.0, 1.0])), 8, 4.0, marks=pytest.mark.slow),
         (matrix_product(np.eye(2)), 8, 2.0),  # the top eigenvalue is multiple there
     ],
 )
@@ -142,7 +142,7 @@ def test_a_stalled_descent_is_no_minimum(loss, dim):
         critical_step_size(Function(loss, dim), starts=4)
 
 
-@pytest.mark.parametrize("rate", [1.0, 0.1])
+@pytest.mark.parametrize("rate", [1.0, pytest.param(0.1, marks=pytest.mark.slow)])
 def test_an_exponential_valley_falls_without_end(rate):
     critical = critical_step_size(Function(lambda x: x[1] ** 2 * jnp.exp(-rate * x[0]), 2), starts=4)
     assert critical.search.falling
@@ -160,7 +160,7 @@ def test_only_rounding_makes_losses_equal():
     assert critical.step_size.value == pytest.approx(0.1002, abs=1e-4)
 
 
-@pytest.mark.parametrize("shift", [np.zeros(2), np.array([30.0, 50.0])])
+@pytest.mark.parametrize("shift", [pytest.param(np.zeros(2), marks=pytest.mark.slow), np.array([30.0, 50.0])])
 def test_the_origin_does_not_matter(shift):
     # A valley whose flattest minimum is its vertex: sharpness 200 (1 + 4 x^2).
     def loss(w):
@@ -184,6 +184,17 @@ def test_what_cannot_be_answered_is_refused():
         critical_step_size(lambda w: w @ w)
 
 
+def test_huber_residuals_within_its_quadratic_part_have_the_threshold_of_the_square_loss():
+    rng = np.random.default_rng(1)
+    inputs = rng.normal(size=(20, 1))
+    targets = inputs @ [[0.8]] + 0.2 * rng.uniform(-1, 1, (20, 1))
+    square = critical_step_size(LinearNetwork((1, 1, 1), inputs, targets)).min_sharpness.value
+    found = critical_step_size(LinearNetwork((1, 1, 1), inputs, targets, loss="huber"), starts=4)
+    assert found.min_sharpness.value == pytest.approx(square, rel=1e-9)
+    assert found.min_sharpness.status == "estimated"
+
+
+@pytest.mark.slow
 def test_other_losses_of_a_linear_network():
     # Interpolated data: every loss with curvature 1 at zero has the threshold of the square loss.
     rng = np.random.default_rng(0)

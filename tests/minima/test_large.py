@@ -48,6 +48,7 @@ def test_an_isolated_minimum():
     assert found.remark == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", [1e-12, 1e9])
 def test_a_manifold_of_minima_in_any_unit(factor):
     found = flattest_large(factors(factor), starts=2)
@@ -63,6 +64,7 @@ def test_a_manifold_of_minima_in_any_unit(factor):
     assert np.all(search.searched.values[:MOVED])
 
 
+@pytest.mark.slow
 def test_minima_that_become_arbitrarily_flat():
     # a . b = 0: the sharpness |a|^2 + |b|^2 of the minima tends to 0 at the origin.
     found = flattest_large(Function(lambda w: (w[: DIM // 2] @ w[DIM // 2 :]) ** 2 / 2, DIM), starts=1)
@@ -151,6 +153,7 @@ def test_a_network_above_the_dense_limit():
     assert network.excess(found.theta) <= 1e-12
 
 
+@pytest.mark.slow
 def test_an_interpolating_network():
     rng = np.random.default_rng(0)
     inputs, targets = rng.normal(size=(10, 5)), rng.normal(size=(10, 1))

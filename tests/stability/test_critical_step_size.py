@@ -10,6 +10,7 @@ from scipy.optimize import minimize
 
 import gdmap
 from gdmap import LinearNetwork, critical_step_size
+from gdmap.minima import minimal_sharpness_bound
 from tests.conftest import random_network
 
 whitened = LinearNetwork.whitened
@@ -171,11 +172,6 @@ def assert_gradient_descent_agrees(network, scale):
 BOTTLENECKS = [(2, 1, 2), (3, 1, 3), (3, 2, 3), (3, 1, 2, 3), (4, 2, 3)]
 
 
-@pytest.mark.parametrize("widths", BOTTLENECKS[1:2])
-def test_bottlenecks_agree_with_gradient_descent_on_both_sides(widths):
-    assert_gradient_descent_agrees(random_network(sum(widths), widths, spread=1), 0.3)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(20))
 def test_twenty_bottlenecks_agree_with_gradient_descent_on_both_sides(seed):
@@ -277,7 +273,8 @@ def test_no_minimum_behind_a_bottleneck_is_flatter_than_the_bound(widths, spread
     target = np.random.default_rng(2).normal(size=(widths[-1], widths[0]))
     network = whitened(widths, target) if spread is None else random_network(3, widths, spread=spread)
     rank = min(widths)
-    lower = critical_step_size(network, starts=4).min_sharpness.lower
+    bound = minimal_sharpness_bound(network)
+    lower = bound.value * (1 - bound.relative_error)
     U, s, Vt = np.linalg.svd(network.optimum)
     rng = np.random.default_rng(0)
     for _ in range(200):

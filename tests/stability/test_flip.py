@@ -459,7 +459,7 @@ def softmax_regression(scale=1.0):
     return Objective(lambda W, x, y: -scale * jax.nn.log_softmax(W @ x)[y], np.zeros((3, 3)), data=data)
 
 
-@pytest.mark.parametrize("scale", [1.0, 1e-6])
+@pytest.mark.parametrize("scale", [1.0, pytest.param(1e-6, marks=pytest.mark.slow)])
 def test_a_sharpness_constant_by_symmetry_is_flat_not_drifting(scale):
     loss = softmax_regression(scale)
     flip = flip_coefficient(loss, find_minimum(softmax_regression(), np.zeros(9)).theta)

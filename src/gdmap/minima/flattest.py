@@ -66,6 +66,8 @@ class FlattestMinimum:
         be attained, or may be zero.
     reason
         The above in words.
+    verified
+        Whether ``theta`` is a verified minimum; not where it is degenerate or above 1,000 parameters.
     """
 
     theta: np.ndarray = field(repr=False)
@@ -75,6 +77,7 @@ class FlattestMinimum:
     falling: bool
     degenerate: bool
     reason: str
+    verified: bool = True
 
 
 def flattest_minimum(
@@ -153,6 +156,7 @@ def flattest_minimum(
         agreeing=agreeing,
         falling=falling,
         degenerate=found.is_degenerate,
+        verified=not found.is_degenerate,
         reason=reason,
     )
 

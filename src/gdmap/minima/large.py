@@ -599,6 +599,7 @@ def flattest_large(
         agreeing=agreeing,
         falling=falling,
         degenerate=False,
+        verified=False,
         reason=reason,
     )
 

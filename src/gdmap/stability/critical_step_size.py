@@ -69,6 +69,10 @@ class CriticalStepSize:
         )
         if self.search is not None and self.search.degenerate:
             below = "Below it linear stability does not decide, since the points are degenerate. "
+        elif self.search is not None and not self.search.verified:
+            below = (
+                "Below it the candidate found is stable, if it is a minimum; starts far out may still diverge. "
+            )
         return (
             f"Critical step size {self.step_size}: 2 over the smallest sharpness of a global minimum, "
             f"{self.min_sharpness}. {self.reason} "
