@@ -10,6 +10,7 @@ import pytest
 import xarray as xr
 
 import gdmap
+from gdmap.cli import main
 
 GDMAP = Path(sys.executable).with_name("gdmap")
 
@@ -110,13 +111,25 @@ def test_sweep_of_an_objective_of_the_users(folder):
         (("sweep", "--step-size", "wide"), "as a number"),
     ],
 )
-def test_mistakes_end_with_one_clear_error(folder, arguments, message):
-    process = run(*arguments, cwd=folder, check=False)
-    assert process.returncode == 2
-    assert process.stdout == ""
-    text = " ".join(process.stderr.replace("│", " ").split())
+def test_mistakes_end_with_one_clear_error(folder, arguments, message, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setattr(sys, "argv", ["gdmap", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    shown = capsys.readouterr()
+    assert stopped.value.code == 2
+    assert shown.out == ""
+    text = " ".join(shown.err.replace("│", " ").split())
     assert message in text
     assert "Traceback" not in text
+
+
+def test_a_mistake_ends_the_process_with_status_two(folder):
+    process = run("critical", "--inputs", "none.csv", "--targets", "y.csv", cwd=folder, check=False)
+    assert process.returncode == 2
+    assert process.stdout == ""
+    assert "there is no file none.csv" in " ".join(process.stderr.split())
 
 
 def test_critical_step_size_of_an_objective_of_the_users(folder):
@@ -154,7 +167,7 @@ def test_help_lists_the_commands(folder):
     shown = run("--help", cwd=folder).stdout
     for command in ("demo", "critical", "sweep"):
         assert command in shown
-        assert run(command, "--help", cwd=folder).returncode == 0
+    assert "--objective" in run("critical", "--help", cwd=folder).stdout
 
 
 @pytest.mark.slow
