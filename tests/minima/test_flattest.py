@@ -147,6 +147,7 @@ def test_an_exponential_valley_falls_without_end(rate):
     critical = critical_step_size(Function(lambda x: x[1] ** 2 * jnp.exp(-rate * x[0]), 2), starts=4)
     assert critical.search.falling
     assert critical.explain().startswith("No critical step size was found")
+    assert "could not be verified as minima" in critical.reason
 
 
 def test_only_rounding_makes_losses_equal():

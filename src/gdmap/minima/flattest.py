@@ -115,9 +115,8 @@ def flattest_minimum(
     points = refine_critical_points(objective, theta, size)
     ends = np.where(found.is_degenerate | points.is_minimum, np.inf, sharpness_of(objective, theta))
     theta = np.where(points.is_minimum[:, None], points.theta, found.theta)
-    theta, values, on_kinks = off_kinks(objective, theta, found.theta, extent.length)
+    theta, values, words = off_kinks(objective, theta, found.theta, extent.length)
     best = int(np.argmin(values))
-    remarks = f"{on_kinks} {found.remark}".strip()
     bracket = sharpness(objective, theta[best])
     agreeing = int(np.sum(values <= values[best] * (1 + AGREES)))
     told = best if values[best] <= ends.min() else int(np.argmin(ends))
@@ -126,12 +125,12 @@ def flattest_minimum(
     vanished = values[best] <= VANISHED * usual or ends.min() <= LOST * values[best]
     falling = bool(vanished) or is_falling(way)
     if np.isfinite(ends.min()) and ends.min() < values[best]:
-        on_kinks = (
-            f"{on_kinks} {int(np.sum(np.isfinite(ends)))} searches ended at points that could not be verified as "
-            f"minima, with sharpness down to {ends.min():.3g}, and are not counted."
-        ).strip()
+        words += (
+            f" {int(np.sum(np.isfinite(ends)))} searches ended at points that could not be verified as minima, "
+            f"with sharpness down to {ends.min():.3g}, and are not counted."
+        )
     sequence = list(zip(way, history.norm[told], strict=False)) if falling else []
-    reason = search_words(values, agreeing, sequence, scale, remarks)
+    reason = search_words(values, agreeing, sequence, scale, f"{words} {found.remark}".strip())
     search = xr.Dataset(
         {
             "theta": (("start", "component"), theta),

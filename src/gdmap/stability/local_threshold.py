@@ -18,7 +18,7 @@ from gdmap.engines.precision import float64, for_tracing
 from gdmap.engines.xla import compiled
 from gdmap.maps import GradientDescent, Map, Optimiser
 from gdmap.maps.optimiser import STEP_SIZE, is_derivative, no_derivative
-from gdmap.minima.minimum import Minimum, verified_minimum
+from gdmap.minima.minimum import Minimum, checked_point, verified_minimum
 from gdmap.objectives import AbstractObjective
 from gdmap.spectra import sharpness as largest_curvature
 
@@ -81,7 +81,7 @@ def local_threshold(
     objective = map_or_objective.objective if isinstance(map_or_objective, Map) else map_or_objective
     if not isinstance(objective, AbstractObjective):
         raise TypeError(f"expected an objective, GradientDescent or Optimiser, got {map_or_objective!r}")
-    theta = checked_theta(objective, theta)
+    theta = checked_point(objective, theta)
     minimum = verified_minimum(objective, theta) if verify else None
     curvature = minimum.sharpness if minimum is not None else largest_curvature(objective, theta)
     if not isinstance(map_or_objective, Map) or isinstance(map_or_objective, GradientDescent):
@@ -96,15 +96,6 @@ def local_threshold(
     if minimum is not None and map_.state_dim <= DENSE_LIMIT:
         return Dense(map_, parameter, minimum).threshold()
     return matrix_free_threshold(map_, parameter, theta if minimum is None else minimum.theta, curvature)
-
-
-def checked_theta(objective: AbstractObjective, theta: Any) -> np.ndarray:
-    """``theta`` as a finite float64 vector of the right shape."""
-    theta = np.asarray(theta, dtype=float)
-    objective.checked(theta)
-    if not np.all(np.isfinite(theta)):
-        raise ValueError("theta is not finite")
-    return theta
 
 
 def of_gradient_descent(curvature: Bracket) -> Bracket:

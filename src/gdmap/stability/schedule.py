@@ -15,7 +15,7 @@ from gdmap.maps import GradientDescent, Map, Optimiser
 from gdmap.maps.optimiser import STEP_SIZE, is_derivative, no_derivative
 from gdmap.minima.minimum import Minimum, verified_minimum
 from gdmap.objectives import AbstractObjective
-from gdmap.stability.local_threshold import FixedState, check_fixed, checked_theta
+from gdmap.stability.local_threshold import FixedState, check_fixed
 
 # Logarithms of factors are summed for this many (steps x modes) at a time.
 CHUNK = 2**22
@@ -77,7 +77,7 @@ def schedule_stability(
     if schedule is None and optimiser is None:
         raise ValueError("give the schedule: an array of step sizes, or an optax schedule together with steps")
     etas = None if schedule is None else step_sizes(schedule, steps)
-    minimum = verified_minimum(objective, checked_theta(objective, theta))
+    minimum = verified_minimum(objective, theta)
     if optimiser is None:
         assert etas is not None
         return of_gradient_descent(minimum, etas)
