@@ -1,0 +1,286 @@
+"""Primitives that only move elements: where each element of the result comes from."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gdmap.engines.precision import float64
+from gdmap.engines.program import UnsupportedProgramError
+
+
+class Mover(Protocol):
+    """Applies a function that moves elements to arrays of one kind."""
+
+    def rearrange(self, function: Callable[..., np.ndarray], *operands: Any) -> Any:
+        """``function`` on the components of the operands."""
+        ...
+
+
+class PlainMover:
+    """Moves elements of NumPy arrays."""
+
+    def rearrange(self, function: Callable[..., np.ndarray], *operands: Any) -> Any:
+        return function(*operands)
+
+
+Rule = Callable[[Any, Sequence[Any], Mover], list[Any]]
+RULES: dict[str, Rule] = {}
+
+
+def rule(*names: str) -> Callable[[Rule], Rule]:
+    """Register a rule for the primitives of these names."""
+
+    def register(function: Rule) -> Rule:
+        for name in names:
+            RULES[name] = function
+        return function
+
+    return register
+
+
+def output_shape(equation: Any) -> tuple[int, ...]:
+    return equation.outvars[0].aval.shape
+
+
+@rule("reshape")
+def reshape(equation: Any, operands: Sequence[Any], mover: Mover) -> list[Any]:
+    order = equation.params.get("dimensions")
+
+    def reshaped(a: np.ndarray) -> np.ndarray:
+        return (a if order is None else np.transpose(a, order)).reshape(output_shape(equation))
+
+    return [mover.rearrange(reshaped, operands[0])]
+
+
+@rule("squeeze", "expand_dims")
+def squeeze(equation: Any, operands: Sequence[Any], mover: Mover) -> list[Any]:
+    return [mover.rearrange(lambda a: a.reshape(output_shape(equation)), operands[0])]
+
+
+@rule("transpose")
+def transpose(equation: Any, operands: Sequence[Any], mover: Mover) -> list[Any]:
+    return [mover.rearrange(lambda a: np.transpose(a, equation.params["permutation"]), operands[0])]
+
+
+@rule("rev")
+def rev(equation: Any, operands: Sequence[Any], mover: Mover) -> list[Any]:
+    return [mover.rearrange(lambda a: np.flip(a, equation.params["dimensions"]), operands[0])]
+
+
+@rule("broadcast_in_dim")
+def broadcast_in_dim(equation: Any, operands: Sequence[Any], mover: Mover) -> list[Any]:
+    shape, dimensions = output_shape(equation), equation.params["broadcast_dimensions"]
+
+    def spread(a: np.ndarray) -> np.ndarray:
+        inner = [1] * len(shape)
+        for axis, dimension in enumerate(dimensions):
+            inner[dimension] = a.shape[axis]
+        return np.broadcast_to(a.reshape(inner), shape)
+
+    return [mover.rearrange(spread, operands[0])]
+
+
+@rule("slice")
+def slice_rule(equation: Any, operands: Sequence[Any], mover: Mover) -> list[Any]:
+    starts, limits = equation.params["start_indices"], equation.params["limit_indices"]
+    strides = equation.params["strides"] or [1] * len(starts)
+    key = tuple(slice(*bounds) for bounds in zip(starts, limits, strides, strict=True))
+    return [mover.rearrange(lambda a: a[key], operands[0])]
+
+
+@rule("split")
+def split(equation: Any, operands: Sequence[Any], mover: Mover) -> list[Any]:
+    axis, ends = equation.params["axis"], np.cumsum(equation.params["sizes"])
+    pieces = []
+    for size, end in zip(equation.params["sizes"], ends, strict=True):
+        index = np.arange(end - size, end)
+        pieces.append(mover.rearrange(lambda a, index=index: np.take(a, index, axis), operands[0]))
+    return pieces
+
+
+@rule("concatenate")
+def concatenate(equation: Any, operands: Sequence[Any], mover: Mover) -> list[Any]:
+    return [mover.rearrange(lambda *arrays: np.concatenate(arrays, equation.params["dimension"]), *operands)]
+
+
+@rule("pad")
+def pad(equation: Any, operands: Sequence[Any], mover: Mover) -> list[Any]:
+    index = padded(np.arange(size_of(equation.invars[0])).reshape(equation.invars[0].aval.shape), equation)
+    return [mover.rearrange(lambda a, value: np.concatenate([a.ravel(), value.ravel()])[index], *operands)]
+
+
+def padded(index: np.ndarray, equation: Any) -> np.ndarray:
+    """Positions after padding, -1 where there is padding; negative amounts crop."""
+    for axis, (low, high, interior) in enumerate(equation.params["padding_config"]):
+        index = spaced(index, axis, int(interior) + 1)
+        index = edged(index, axis, int(low), int(high))
+    return index
+
+
+def spaced(index: np.ndarray, axis: int, dilation: int) -> np.ndarray:
+    """``index`` with ``dilation - 1`` entries -1 between neighbours along an axis."""
+    if dilation == 1 or index.shape[axis] == 0:
+        return index
+    shape = list(index.shape)
+    shape[axis] = (shape[axis] - 1) * dilation + 1
+    out = np.full(shape, -1)
+    out[(slice(None),) * axis + (slice(None, None, dilation),)] = index
+    return out
+
+
+def edged(index: np.ndarray, axis: int, low: int, high: int) -> np.ndarray:
+    """``index`` with entries -1 added (or entries cropped, where negative) at the ends of an axis."""
+    widths = [(0, 0)] * index.ndim
+    widths[axis] = (max(low, 0), max(high, 0))
+    index = np.pad(index, widths, constant_values=-1)
+    key = [slice(None)] * index.ndim
+    key[axis] = slice(max(-low, 0), index.shape[axis] - max(-high, 0))
+    return index[tuple(key)]
+
+
+def size_of(variable: Any) -> int:
+    return int(np.prod(variable.aval.shape, dtype=int))
+
+
+def sources(equation: Any, indices: Sequence[np.ndarray]) -> np.ndarray:
+    """Which element of its first operand each result of an equation is; found by running it on positions."""
+    positions = jnp.arange(1, size_of(equation.invars[0]) + 1).reshape(equation.invars[0].aval.shape)
+    arguments = [
+        jnp.asarray(array, atom.aval.dtype) for array, atom in zip(indices, equation.invars[1:], strict=True)
+    ]
+    parameters = dict(equation.params)
+    if "fill_value" in parameters:
+        parameters["fill_value"] = -1
+    found = equation.primitive.bind(positions, *arguments, **parameters)
+    return np.asarray(found) - 1
+
+
+@rule("gather")
+def gather(equation: Any, operands: Sequence[Any], mover: Mover) -> list[Any]:
+    concrete_indices(operands[1:])
+    with float64(), jax.ensure_compile_time_eval():
+        index = sources(equation, operands[1:])
+    if np.any(index < 0):
+        raise UnsupportedProgramError("an index out of bounds")
+    return [mover.rearrange(lambda a: a.ravel()[index], operands[0])]
+
+
+@rule("dynamic_slice")
+def dynamic_slice(equation: Any, operands: Sequence[Any], mover: Mover) -> list[Any]:
+    concrete_indices(operands[1:])
+    starts = [
+        int(np.clip(start, 0, n - size))
+        for start, n, size in zip(operands[1:], equation.invars[0].aval.shape, equation.params["slice_sizes"], strict=True)
+    ]
+    key = tuple(slice(s, s + size) for s, size in zip(starts, equation.params["slice_sizes"], strict=True))
+    return [mover.rearrange(lambda a: a[key], operands[0])]
+
+
+@rule("dynamic_update_slice")
+def dynamic_update_slice(equation: Any, operands: Sequence[Any], mover: Mover) -> list[Any]:
+    concrete_indices(operands[2:])
+    sizes = equation.invars[1].aval.shape
+    key = tuple(
+        slice(int(np.clip(start, 0, n - size)), int(np.clip(start, 0, n - size)) + size)
+        for start, n, size in zip(operands[2:], equation.invars[0].aval.shape, sizes, strict=True)
+    )
+
+    def put(a: np.ndarray, update: np.ndarray) -> np.ndarray:
+        out = a.copy()
+        out[key] = update
+        return out
+
+    return [mover.rearrange(put, operands[0], operands[1])]
+
+
+def concrete_indices(indices: Sequence[Any]) -> None:
+    """Refuse indices that depend on the parameters."""
+    if not all(isinstance(index, np.ndarray) and index.dtype != object for index in indices):
+        raise UnsupportedProgramError("an index that depends on the parameters")
+
+
+def scatter_targets(equation: Any, indices: np.ndarray) -> np.ndarray:
+    """Which element of the operand each update of a ``scatter-add`` meets, -1 where it is dropped."""
+    concrete_indices([indices])
+    operand, _, updates = equation.invars
+    with float64(), jax.ensure_compile_time_eval():
+        index = jnp.asarray(indices, equation.invars[1].aval.dtype)
+
+        def scatter(values: Any) -> Any:
+            return equation.primitive.bind(jnp.zeros(operand.aval.shape), index, values, **equation.params)
+
+        positions = jnp.arange(1.0, size_of(operand) + 1).reshape(operand.aval.shape)
+        (met,) = jax.linear_transpose(scatter, jax.ShapeDtypeStruct(updates.aval.shape, np.float64))(positions)
+        return np.asarray(met).astype(int) - 1
+
+
+def windows(shape: Sequence[int], parameters: dict[str, Any]) -> np.ndarray:
+    """The positions in each window of a ``reduce_window``, -1 for padding: shape (*output, window)."""
+    index = np.arange(int(np.prod(shape, dtype=int))).reshape(shape)
+    for axis, (low, high) in enumerate(parameters["padding"]):
+        index = spaced(index, axis, parameters["base_dilation"][axis])
+        index = edged(index, axis, low, high)
+    return windowed(
+        index, parameters["window_dimensions"], parameters["window_strides"], parameters["window_dilation"]
+    )
+
+
+def windowed(index: np.ndarray, sizes: Sequence[int], strides: Sequence[int], dilations: Sequence[int]) -> np.ndarray:
+    """All windows of an array of positions, flattened along a last axis."""
+    reach = [(size - 1) * dilation + 1 for size, dilation in zip(sizes, dilations, strict=True)]
+    views = np.lib.stride_tricks.sliding_window_view(index, reach)
+    key = (*(slice(None, None, s) for s in strides), *(slice(None, None, d) for d in dilations))
+    views = views[key]
+    return views.reshape(*views.shape[: index.ndim], -1)
+
+
+def convolution(equation: Any) -> tuple[np.ndarray, np.ndarray, tuple[int, ...], list[int]]:
+    """A convolution as a product of matrices.
+
+    Returns positions in the image, shape (batch, *space, groups, window), positions in the kernel, shape
+    (groups, outputs per group, window), the shape (batch, *space) of the output positions, and the order that takes
+    axes (groups, batch, *space, outputs per group) to those of the result, groups and outputs being adjacent.
+    """
+    parameters = equation.params
+    if parameters["batch_group_count"] != 1:
+        raise UnsupportedProgramError("a convolution with batch groups (the gradient of a grouped one) has no rule")
+    lhs_spec, rhs_spec, out_spec = parameters["dimension_numbers"]
+    groups = parameters["feature_group_count"]
+    image = positions(equation.invars[0], lhs_spec)  # (batch, features, *space)
+    kernel = positions(equation.invars[1], rhs_spec)  # (outputs, features per group, *window)
+    for axis, (low, high) in enumerate(parameters["padding"]):
+        image = spaced(image, axis + 2, parameters["lhs_dilation"][axis])
+        image = edged(image, axis + 2, low, high)
+    sizes = kernel.shape[2:]
+    rank = len(sizes)
+    views = windowed(image, [1, 1, *sizes], [1, 1, *parameters["window_strides"]], [1, 1, *parameters["rhs_dilation"]])
+    space = views.shape[2:-1]
+    features = kernel.shape[1]
+    patches = np.moveaxis(views, 1, -2)  # (batch, *space, features of all groups, window)
+    patches = patches.reshape(views.shape[0], *space, groups, features * views.shape[-1])
+    weights = kernel.reshape(groups, kernel.shape[0] // groups, -1)
+    # The result has axes (batch, groups x outputs, *space) in the order of out_spec.
+    order: list[int] = []
+    for axis in np.argsort(out_spec):
+        if axis == 0:
+            order.append(1)
+        elif axis == 1:
+            order.extend([0, rank + 2])
+        else:
+            order.append(int(axis))
+    return patches, weights, (views.shape[0], *space), order
+
+
+def positions(variable: Any, spec: Sequence[int]) -> np.ndarray:
+    """The positions of an operand of a convolution, axes in the canonical order."""
+    return np.transpose(np.arange(size_of(variable)).reshape(variable.aval.shape), spec)
+
+
+@rule("iota")
+def iota(equation: Any, operands: Sequence[Any], mover: Mover) -> list[Any]:
+    dimension, shape = equation.params["dimension"], output_shape(equation)
+    along = np.arange(shape[dimension]).reshape([-1 if axis == dimension else 1 for axis in range(len(shape))])
+    return [np.broadcast_to(along, shape).astype(np.dtype(equation.params["dtype"]))]

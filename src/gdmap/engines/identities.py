@@ -1,0 +1,154 @@
+"""Which variables of a flat program hold the same elements, moved about: value numbering and index arrays."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jax.extend.core import ClosedJaxpr, DropVar, Literal, Var
+
+from gdmap.engines.balls import structure
+
+# Primitives that only move elements of their first operand.
+MOVES = {
+    "broadcast_in_dim",
+    "copy",
+    "copy_p",
+    "expand_dims",
+    "optimization_barrier",
+    "reshape",
+    "rev",
+    "slice",
+    "split",
+    "squeeze",
+    "stop_gradient",
+    "transpose",
+}
+
+
+class Identities:
+    """Which variables hold the same elements, moved about: value numbering and index arrays."""
+
+    def __init__(self, program: ClosedJaxpr) -> None:
+        self.program = program
+        self.makers: dict[Var, Any] = {}
+        for equation in program.jaxpr.eqns:
+            for variable in equation.outvars:
+                self.makers[variable] = equation
+        self.canonical: dict[Var, Var] = {}
+        self.number(program)
+        self._origins: dict[Var, tuple[Var, np.ndarray | None]] = {}
+
+    def number(self, program: ClosedJaxpr) -> None:
+        """Give variables that are computed alike one representative."""
+        seen: dict[Any, Sequence[Var]] = {}
+        for equation in program.jaxpr.eqns:
+            inputs = tuple(
+                ("literal", np.asarray(atom.val).tobytes(), str(atom.aval))
+                if isinstance(atom, Literal)
+                else self.canonical.get(atom, atom)
+                for atom in equation.invars
+            )
+            key = (equation.primitive.name, inputs, str(sorted(equation.params.items(), key=str)))
+            if any(hasattr(value, "eqns") or hasattr(value, "jaxpr") for value in equation.params.values()):
+                continue
+            outputs = seen.setdefault(key, equation.outvars)
+            for variable, representative in zip(equation.outvars, outputs, strict=True):
+                if not isinstance(variable, DropVar) and not isinstance(representative, DropVar):
+                    self.canonical[variable] = representative
+
+    def maker(self, atom: Any) -> Any:
+        """The equation that computes a variable, or None."""
+        return None if isinstance(atom, Literal) else self.makers.get(self.canonical.get(atom, atom))
+
+    def origin(self, atom: Any) -> tuple[Var, np.ndarray | None] | None:
+        """The variable whose elements these are, and the flat index of each (None: all in order)."""
+        if isinstance(atom, Literal):
+            return None
+        atom = self.canonical.get(atom, atom)
+        chain = []
+        while atom not in self._origins:
+            step = self.step(atom)
+            if step is None:
+                self._origins[atom] = (atom, None)
+                break
+            chain.append((atom, step[0]))
+            atom = self.canonical.get(step[1], step[1])
+        for variable, equation in reversed(chain):
+            root, index = self._origins[atom]
+            before = np.arange(size_of(atom)).reshape(atom.aval.shape) if index is None else index
+            if equation is not None:
+                position = next(i for i, v in enumerate(equation.outvars) if v is variable)
+                before = rearranged(equation, before)[position]
+            self._origins[variable] = (root, before)
+            atom = variable
+        return self._origins[atom]
+
+    def step(self, variable: Var) -> tuple[Any, Var] | None:
+        """One move back: the equation that moves elements (None: it leaves them as they are) and its source."""
+        equation = self.makers.get(variable)
+        if equation is None:
+            return None
+        name, inputs = equation.primitive.name, equation.invars
+        if name in MOVES and isinstance(inputs[0], Var):
+            return equation, inputs[0]
+        floats = all(np.issubdtype(v.aval.dtype, np.float64) for v in (*inputs[:1], variable))
+        if name == "convert_element_type" and floats and isinstance(inputs[0], Var):
+            return None if np.dtype(inputs[0].aval.dtype) != np.float64 else (None, inputs[0])
+        if name == "max":  # max(-inf, x) is x
+            for one, other in (inputs, reversed(inputs)):
+                if isinstance(one, Literal) and np.all(np.asarray(one.val) == -np.inf) and isinstance(other, Var):
+                    return (None, other) if other.aval.shape == variable.aval.shape else None
+        if (
+            name == "select_n" and len(inputs) == 3 and isinstance(inputs[2], Var)
+        ):  # where(is_finite(x), x, .) is x
+            test = self.maker(inputs[0])
+            if test is not None and test.primitive.name == "is_finite":
+                kept = self.canonical.get(inputs[2], inputs[2])
+                if self.canonical.get(test.invars[0], test.invars[0]) == kept:
+                    return None, inputs[2]
+        return None
+
+    def are_same(self, one: Any, other: Any) -> bool:
+        """Whether two atoms hold the same elements in the same places."""
+        if isinstance(one, Literal) or isinstance(other, Literal) or one.aval.shape != other.aval.shape:
+            return False
+        left, right = self.indices(one), self.indices(other)
+        return left is not None and right is not None and left[0] is right[0] and np.array_equal(left[1], right[1])
+
+    def indices(self, atom: Any) -> tuple[Var, np.ndarray] | None:
+        """`origin` with the indices written out."""
+        found = self.origin(atom)
+        if found is None:
+            return None
+        root, index = found
+        return root, np.arange(size_of(root)).reshape(root.aval.shape) if index is None else index
+
+    def group_rows(self, equation: Any) -> tuple[Var, np.ndarray] | None:
+        """For a reduction over axes: the source of its operand and, row by row, the indices reduced together."""
+        found = self.indices(equation.invars[0])
+        if found is None:
+            return None
+        root, index = found
+        axes = tuple(equation.params["axes"])
+        rest = [axis for axis in range(index.ndim) if axis not in axes]
+        count = math.prod(index.shape[axis] for axis in axes)
+        groups = math.prod(index.shape[axis] for axis in rest)
+        return root, np.transpose(index, (*rest, *axes)).reshape(groups, count)
+
+
+def contained(elements: np.ndarray, groups: np.ndarray, rows: np.ndarray) -> bool:
+    """Whether each element occurs in the row of its group."""
+    base = int(max(np.max(elements, initial=0), np.max(rows, initial=0))) + 1
+    return bool(np.all(np.isin(groups * base + elements, np.arange(len(rows))[:, None] * base + rows)))
+
+
+def size_of(atom: Any) -> int:
+    """The number of elements."""
+    return math.prod(atom.aval.shape)
+
+
+def rearranged(equation: Any, array: np.ndarray) -> list[np.ndarray]:
+    """The results of a primitive that only moves elements of its first operand, for an array of any dtype."""
+    rule = structure.RULES.get(equation.primitive.name)
+    return [array] if rule is None else rule(equation, [array], structure.PlainMover())

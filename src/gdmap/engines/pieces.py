@@ -1,0 +1,508 @@
+"""Piecewise analytic functions: their kinks, their pieces, and the analytic function that holds on each piece.
+
+Every comparison that depends on the parameters (the two sides of a ReLU, the winner of a maximum) is a *kink*. A
+*pattern* says on which side of each kink a point lies. For a fixed pattern the program has no comparison left: it
+is an analytic function, on all of parameter space unless a logarithm, a root or a quotient limits it, and equal to
+the original wherever the original has this pattern.
+"""
+
+import functools
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import ClosedJaxpr, Literal
+
+from gdmap.engines import ranges as interval
+from gdmap.engines.balls import structure
+from gdmap.engines.balls.arithmetic import EITHER, UNDECIDED, Arithmetic, UndecidedError
+from gdmap.engines.balls.evaluate import Evaluator, is_plain
+from gdmap.engines.balls.tracked import Tracked, TrackedValue
+from gdmap.engines.precision import float64
+from gdmap.engines.program import UnsupportedProgramError, flat_program, flattened, replay
+from gdmap.engines.shifts import shifts
+
+COMPARISONS = ("gt", "ge", "lt", "le", "eq", "ne")
+# Directions of differentiation that are pushed through a program together.
+DIRECTIONS = 128
+
+
+class Pattern(NamedTuple):
+    """One piece: for each kink an int8 mask (1: the first operand is larger, or this element wins; 2: either),
+    and for each shift by a maximum a number near that maximum (any would do).
+    """
+
+    masks: tuple[np.ndarray, ...]
+    shifts: tuple[np.ndarray, ...]
+
+    @property
+    def digest(self) -> str:
+        """A hash of the masks: equal for points of one pattern."""
+        return hashlib.sha256(b"".join(np.ascontiguousarray(mask).tobytes() for mask in self.masks)).hexdigest()
+
+
+class Kink(NamedTuple):
+    """An equation of the program that has two analytic sides (or more)."""
+
+    index: int
+    equation: Any
+    mask_shape: tuple[int, ...]
+
+
+class PiecewiseProgram:
+    """A function ``R^dim -> R`` (or to a vector) as analytic pieces.
+
+    Parameters
+    ----------
+    function
+        A traceable function of one float64 array of shape ``(dim,)``.
+    dim
+        The number of parameters.
+
+    Raises
+    ------
+    UnsupportedProgramError
+        For operations that are no piecewise analytic formula (rounding, indices that depend on parameters, loops
+        of unknown length), by name.
+    """
+
+    def __init__(self, function: Callable[..., Any], dim: int) -> None:
+        self.dim = dim
+        self.program: ClosedJaxpr = flat_program(function, (dim,))
+        self.ranges = interval.ranges(self.program)
+        self.dependent = interval.dependent(self.program)
+        found = shifts(self.program)
+        self.shift_indices = tuple(index for index in found.maxima if self.depends(self.program.jaxpr.eqns[index]))
+        self.kinks: list[Kink] = []
+        self.resolved: dict[int, Callable[[Sequence[Any]], Any]] = {}
+        for index, equation in enumerate(self.program.jaxpr.eqns):
+            if not self.depends(equation) or index in self.shift_indices:
+                continue
+            if equation.primitive.name == "stop_gradient" and index not in found.stopped:
+                raise UnsupportedProgramError(
+                    "the loss uses stop_gradient, so that training does not follow the gradient of the loss: "
+                    "nothing is proved about such a map"
+                )
+            settled = self.settled(equation)
+            if settled is not None:
+                self.resolved[index] = settled
+            elif equation.primitive.name in KINKS:
+                self.kinks.append(Kink(index, equation, KINKS[equation.primitive.name].mask_shape(equation)))
+        self.conditions = interval.domain_conditions(self.program, self.ranges)
+
+    @property
+    def is_smooth(self) -> bool:
+        """Whether there is one piece only, as far as kinks go."""
+        return not self.kinks
+
+    @property
+    def is_analytic_everywhere(self) -> bool:
+        """Whether the function of every pattern is analytic on all of ``R^dim``: nothing limits its domain."""
+        return not self.conditions
+
+    def depends(self, equation: Any) -> bool:
+        """Whether an operand of an equation depends on the parameters."""
+        return any(not isinstance(atom, Literal) and atom in self.dependent for atom in equation.invars)
+
+    def range_of(self, atom: Any) -> Any:
+        """The range of an operand over all parameters."""
+        if isinstance(atom, Literal):
+            return interval.Range(float(np.min(atom.val)), float(np.max(atom.val)), True, True)
+        return self.ranges[atom]
+
+    def settled(self, equation: Any) -> Callable[[Sequence[Any]], Any] | None:
+        """The result of what looks like a kink but is none, because the ranges decide it for all parameters."""
+        name = equation.primitive.name
+        shape = equation.outvars[0].aval.shape
+        if name == "is_finite":
+            return lambda operands: np.ones(shape, bool)
+        if name == "abs":
+            sign = definite_sign(self.range_of(equation.invars[0]))
+            return None if sign is None else (lambda operands: operands[0] if sign > 0 else -operands[0])
+        if name == "sign":
+            (a,) = (self.range_of(atom) for atom in equation.invars)
+            if strictly_above(a, ZERO) or strictly_above(ZERO, a):
+                value = 1.0 if strictly_above(a, ZERO) else -1.0
+                return lambda operands: np.full(shape, value)
+            return None
+        if name in ("max", "min"):
+            a, b = (self.range_of(atom) for atom in equation.invars)
+            if a.lower >= b.upper or b.lower >= a.upper:
+                first = (a.lower >= b.upper) == (name == "max")
+                return lambda operands: jnp.broadcast_to(operands[0 if first else 1], shape)
+            return None
+        if name in COMPARISONS:
+            if equation.invars[0] is equation.invars[1]:
+                value = name in ("ge", "le", "eq")
+                return lambda operands: np.full(shape, value)
+            a, b = (self.range_of(atom) for atom in equation.invars)
+            if not strictly_above(a, b) and not strictly_above(b, a):
+                return None
+            value = {"gt": strictly_above(a, b), "ge": strictly_above(a, b), "lt": strictly_above(b, a)}.get(name)
+            value = strictly_above(b, a) if name == "le" else name == "ne" if value is None else value
+            return lambda operands: np.full(shape, value)
+        return None
+
+    # The analytic function of a pattern ---------------------------------------------------------------------------
+
+    def forced(self, theta: Any, masks: Sequence[Any], levels: Sequence[Any]) -> Any:
+        """The function of a pattern, traceable in ``theta``; ``masks`` are booleans, ``levels`` the shifts."""
+        numbers = {id(self.program.jaxpr.eqns[index]): level for index, level in zip(self.shift_indices, levels, strict=True)}
+        sides = {id(kink.equation): mask for kink, mask in zip(self.kinks, masks, strict=True)}
+        settled = {id(self.program.jaxpr.eqns[index]): result for index, result in self.resolved.items()}
+
+        def rule(equation: Any, operands: Sequence[Any]) -> list[Any] | None:
+            key = id(equation)
+            if key in numbers:
+                return [numbers[key]]
+            if key in settled:
+                return [settled[key](operands)]
+            if key in sides:
+                return [KINKS[equation.primitive.name].forced(equation, operands, sides[key])]
+            if equation.primitive.name == "stop_gradient":
+                return list(operands)
+            return None
+
+        (result,) = replay(self.program.jaxpr, self.program.consts, [theta], rule)
+        return result
+
+    @functools.cached_property
+    def aspects(self) -> tuple[list[Any], list[Any]]:
+        """The shapes of masks and shifts, for tracing."""
+        masks = [jax.ShapeDtypeStruct(kink.mask_shape, np.bool_) for kink in self.kinks]
+        levels = [
+            jax.ShapeDtypeStruct(self.program.jaxpr.eqns[index].outvars[0].aval.shape, np.float64)
+            for index in self.shift_indices
+        ]
+        return masks, levels
+
+    @functools.cached_property
+    def value_program(self) -> ClosedJaxpr:
+        """``(theta, masks, shifts) -> L`` as a flat program."""
+        return self.traced(lambda theta, masks, levels: self.forced(theta, masks, levels))
+
+    @functools.cached_property
+    def gradient_program(self) -> ClosedJaxpr:
+        """``(theta, masks, shifts) -> grad L`` as a flat program."""
+        return self.traced(jax.grad(self.forced))
+
+    @functools.cached_property
+    def jacobian_program(self) -> ClosedJaxpr:
+        """``(theta, directions, masks, shifts) -> D f . direction`` (rows) as a flat program."""
+        return self.traced_along(self.forced)
+
+    @functools.cached_property
+    def hessian_program(self) -> ClosedJaxpr:
+        """``(theta, directions, masks, shifts) -> H direction`` (rows) as a flat program."""
+        return self.traced_along(jax.grad(self.forced))
+
+    @property
+    def n_directions(self) -> int:
+        """How many directions go through a derivative program at once."""
+        return min(self.dim, DIRECTIONS)
+
+    def traced(self, function: Callable[..., Any], *more: Any) -> ClosedJaxpr:
+        theta = jax.ShapeDtypeStruct((self.dim,), np.float64)
+        masks, levels = self.aspects
+        with float64():
+            return flattened(jax.make_jaxpr(function)(theta, *more, masks, levels))
+
+    def traced_along(self, function: Callable[..., Any]) -> ClosedJaxpr:
+        def along(theta: Any, directions: Any, masks: Any, levels: Any) -> Any:
+            def derivative(direction: Any) -> Any:
+                return jax.jvp(lambda point: function(point, masks, levels), (theta,), (direction,))[1]
+
+            return jax.vmap(derivative)(directions)
+
+        return self.traced(along, jax.ShapeDtypeStruct((self.n_directions, self.dim), np.float64))
+
+    # Enclosures ---------------------------------------------------------------------------------------------------
+
+    def pattern(self, theta: Any, arithmetic: Arithmetic) -> Pattern:
+        """The pattern at ``theta`` (exact float64 numbers or a value of the arithmetic, which may be a box).
+
+        Raises
+        ------
+        UndecidedError
+            If ``theta`` lies on a kink, or so near that this precision does not tell.
+        """
+        tracked = Tracked(arithmetic)
+        recorder = Recorder(self, tracked)
+        with arithmetic.active():
+            value = tracked.variable(as_value(theta, arithmetic))
+            Evaluator(self.program, tracked).run([value], recorder)
+        return Pattern(tuple(recorder.masks), tuple(recorder.levels))
+
+    def every_pattern(self) -> Pattern:
+        """All patterns at once: each kink on either side."""
+        masks, levels = self.aspects
+        return Pattern(
+            tuple(np.full(mask.shape, EITHER, np.int8) for mask in masks),
+            tuple(np.zeros(level.shape) for level in levels),
+        )
+
+    def value(self, theta: Any, pattern: Pattern, arithmetic: Arithmetic) -> Any:
+        """An enclosure of the function of the pattern at ``theta``."""
+        return self.single(self.value_program, theta, pattern, arithmetic)
+
+    def gradient(self, theta: Any, pattern: Pattern, arithmetic: Arithmetic) -> Any:
+        """An enclosure of its gradient, shape ``(dim,)``."""
+        return self.single(self.gradient_program, theta, pattern, arithmetic)
+
+    def jacobian(self, theta: Any, pattern: Pattern, arithmetic: Arithmetic) -> Any:
+        """An enclosure of the Jacobian of a vector function, shape ``(n_outputs, dim)``."""
+        rows = self.columns(self.jacobian_program, theta, pattern, arithmetic)
+        return arithmetic.rearrange(lambda a: np.moveaxis(a, 0, -1), rows)
+
+    def hessian(self, theta: Any, pattern: Pattern, arithmetic: Arithmetic) -> Any:
+        """An enclosure of the Hessian of the function of the pattern at ``theta``, shape ``(dim, dim)``."""
+        return self.columns(self.hessian_program, theta, pattern, arithmetic)
+
+    def single(self, program: ClosedJaxpr, theta: Any, pattern: Pattern, arithmetic: Arithmetic) -> Any:
+        with arithmetic.active():
+            inputs = [as_value(theta, arithmetic), *pattern.masks, *pattern.shifts]
+            (result,) = Evaluator(program, arithmetic).run(inputs)
+            return checked(arithmetic, as_value(result, arithmetic))
+
+    def columns(self, program: ClosedJaxpr, theta: Any, pattern: Pattern, arithmetic: Arithmetic) -> Any:
+        k = self.n_directions
+        with arithmetic.active():
+            theta = as_value(theta, arithmetic)
+            evaluator = Evaluator(program, arithmetic, moving=[1])
+            directions = np.zeros((-(-self.dim // k) * k, self.dim))
+            directions[np.arange(self.dim), np.arange(self.dim)] = 1
+            evaluator.start([theta, None, *pattern.masks, *pattern.shifts])
+            blocks = []
+            for start in range(0, len(directions), k):
+                block = arithmetic.constant(directions[start : start + k])
+                (rows,) = evaluator.outputs([theta, block, *pattern.masks, *pattern.shifts])
+                blocks.append(as_value(rows, arithmetic))
+            matrix = arithmetic.rearrange(lambda *parts: np.concatenate(parts)[: self.dim], *blocks)
+            return checked(arithmetic, matrix)
+
+
+def as_value(theta: Any, arithmetic: Arithmetic) -> Any:
+    """``theta`` as a value of the arithmetic; plain numbers are exact."""
+    return arithmetic.constant(theta) if is_plain(theta) else theta
+
+
+def checked(arithmetic: Arithmetic, value: Any) -> Any:
+    """``value``, or an error if it is not a bounded enclosure."""
+    if not arithmetic.is_finite(value):
+        raise UndecidedError(
+            "the value is not finite: an overflow, or the logarithm, root or quotient of a number outside its domain"
+        )
+    return value
+
+
+ZERO = interval.Range(0.0, 0.0, True, True)
+
+
+def strictly_above(a: Any, b: Any) -> bool:
+    """Whether every number of one range is larger than every number of the other."""
+    return a.lower > b.upper or (a.lower == b.upper and not (a.lower_attained and b.upper_attained))
+
+
+def definite_sign(a: Any) -> int | None:
+    """1 if no number of a range is negative, -1 if none is positive."""
+    if a.lower >= 0:
+        return 1
+    return -1 if a.upper <= 0 else None
+
+
+# Kinks ------------------------------------------------------------------------------------------------------------
+
+
+class Recorder:
+    """Decides the kinks while a program is evaluated, and remembers how."""
+
+    def __init__(self, pieces: PiecewiseProgram, arithmetic: Tracked) -> None:
+        self.arithmetic = arithmetic
+        self.kinks = {kink.index: kink for kink in pieces.kinks}
+        self.resolved = pieces.resolved
+        self.shift_indices = pieces.shift_indices
+        self.masks: list[np.ndarray] = []
+        self.levels: list[np.ndarray] = []
+
+    def __call__(self, index: int, equation: Any, operands: Sequence[Any], evaluator: Evaluator) -> list[Any] | None:
+        if index in self.shift_indices:
+            level = self.highest(equation, evaluator.number(operands[0]))
+            self.levels.append(level)
+            return [level]
+        if index in self.resolved:
+            return run_small(equation, operands, lambda *arrays: self.resolved[index](arrays), evaluator)
+        kink = self.kinks.get(index)
+        if kink is None:
+            return None
+        rule = KINKS[equation.primitive.name]
+        mask = rule.decide(equation, [evaluator.number(operand) for operand in operands], self)
+        self.masks.append(mask)
+        floats = [a for a in operands]
+        return run_small(
+            equation, [*floats, mask], lambda *arrays: rule.forced(equation, arrays[:-1], arrays[-1]), evaluator
+        )
+
+    def highest(self, equation: Any, value: TrackedValue) -> np.ndarray:
+        """A float near the maximum (minimum) that an equation takes; any float would do."""
+        middle = self.arithmetic.midpoint(value)
+        axes = tuple(int(axis) for axis in equation.params["axes"])
+        return np.asarray(middle.max(axes) if equation.primitive.name == "reduce_max" else middle.min(axes))
+
+    def larger(self, a: Any, b: Any) -> np.ndarray:
+        """Where ``a > b``; where both are the same constant, the choice does not matter."""
+        signs = self.arithmetic.sign(self.arithmetic.sub(a, b))
+        tie = (signs == 0) & ~self.arithmetic.depends(a) & ~self.arithmetic.depends(b)
+        if np.any((signs == UNDECIDED) | ((signs == 0) & ~tie)):
+            raise UndecidedError("the point lies on a kink, or so near one that this precision does not tell")
+        return ((signs > 0) | tie).astype(np.int8)
+
+    def winner(self, value: Any) -> np.ndarray:
+        """A one-hot mask of the largest element along the last axis."""
+        middle = self.arithmetic.midpoint(value)
+        best = middle.argmax(-1)
+        leading = np.indices(best.shape)
+        top = self.arithmetic.rearrange(lambda a: np.broadcast_to(a[(*leading, best)][..., None], a.shape), value)
+        mask = np.zeros(middle.shape, np.int8)
+        mask[(*leading, best)] = 1
+        signs = self.arithmetic.sign(self.arithmetic.sub(top, value))
+        tie = (signs == 0) & ~self.arithmetic.depends(top) & ~self.arithmetic.depends(value)
+        if np.any(((signs != 1) & ~tie) & (mask == 0)):
+            raise UndecidedError("the point lies on a kink, or so near one that this precision does not tell")
+        return mask
+
+
+def run_small(equation: Any, operands: Sequence[Any], function: Callable[..., Any], evaluator: Evaluator) -> list[Any]:
+    """A traceable function of a few operands, evaluated in the arithmetic of the evaluator."""
+    shapes = []
+    for position, operand in enumerate(operands):
+        if position < len(equation.invars):
+            shapes.append(jax.ShapeDtypeStruct(equation.invars[position].aval.shape, equation.invars[position].aval.dtype))
+        else:
+            shapes.append(jax.ShapeDtypeStruct(operand.shape, np.bool_))
+    with float64():
+        program = flattened(jax.make_jaxpr(function)(*shapes))
+    return Evaluator(program, evaluator.arithmetic).run(list(operands))
+
+
+class KinkRule(NamedTuple):
+    """How a kind of kink is decided at a point, and what it is once decided."""
+
+    mask_shape: Callable[[Any], tuple[int, ...]]
+    decide: Callable[[Any, Sequence[Any], Recorder], np.ndarray]
+    forced: Callable[[Any, Sequence[Any], Any], Any]
+
+
+def result_shape(equation: Any) -> tuple[int, ...]:
+    return equation.outvars[0].aval.shape
+
+
+def operand_shape(equation: Any) -> tuple[int, ...]:
+    return equation.invars[0].aval.shape
+
+
+def spread(equation: Any, operands: Sequence[Any], recorder: Recorder) -> list[Any]:
+    """The operands in the shape of the result."""
+    shape = result_shape(equation)
+    return [recorder.arithmetic.rearrange(lambda a: np.broadcast_to(a, shape), operand) for operand in operands]
+
+
+def decide_pair(equation: Any, operands: Sequence[Any], recorder: Recorder) -> np.ndarray:
+    return recorder.larger(*spread(equation, operands, recorder))
+
+
+def decide_sign(equation: Any, operands: Sequence[Any], recorder: Recorder) -> np.ndarray:
+    return recorder.larger(operands[0], recorder.arithmetic.zeros(operand_shape(equation)))
+
+
+def decide_clamp(equation: Any, operands: Sequence[Any], recorder: Recorder) -> np.ndarray:
+    low, a, high = spread(equation, operands, recorder)
+    return np.stack([recorder.larger(a, low), recorder.larger(a, high)])
+
+
+def to_last(array: Any, axes: Sequence[int]) -> Any:
+    """The given axes moved to the end and made one."""
+    axes = [int(axis) for axis in axes]
+    kept = [axis for axis in range(array.ndim) if axis not in axes]
+    moved = array.transpose([*kept, *axes])
+    return moved.reshape(*moved.shape[: len(kept)], -1)
+
+
+def reduced_shape(equation: Any) -> tuple[int, ...]:
+    axes = [int(axis) for axis in equation.params["axes"]]
+    return (*result_shape(equation), int(np.prod([operand_shape(equation)[axis] for axis in axes], dtype=int)))
+
+
+def decide_reduce(equation: Any, operands: Sequence[Any], recorder: Recorder) -> np.ndarray:
+    value = recorder.arithmetic.rearrange(lambda a: to_last(a, equation.params["axes"]), operands[0])
+    if equation.primitive.name == "reduce_min":
+        value = recorder.arithmetic.neg(value)
+    return recorder.winner(value)
+
+
+def forced_reduce(equation: Any, operands: Sequence[Any], mask: Any) -> Any:
+    value = to_last(operands[0], equation.params["axes"])
+    return jnp.sum(jax.lax.select_n(mask, jnp.zeros_like(value), value), -1)
+
+
+def window_positions(equation: Any) -> np.ndarray:
+    return structure.windows(operand_shape(equation), equation.params)
+
+
+def decide_window(equation: Any, operands: Sequence[Any], recorder: Recorder) -> np.ndarray:
+    positions = window_positions(equation)
+    if not np.any(positions < 0):
+        return recorder.winner(recorder.arithmetic.take(operands[0], positions))
+    # Padding never wins: it is compared as a copy of the first real element of its window.
+    first = np.take_along_axis(positions, np.argmax(positions >= 0, -1)[..., None], -1)
+    if np.any(first < 0):
+        raise UnsupportedProgramError("a pooling window that lies in the padding alone")
+    filled = np.where(positions < 0, first, positions)
+    values = recorder.arithmetic.take(operands[0], filled)
+    middle = recorder.arithmetic.midpoint(values)
+    order = np.argsort(np.where(positions < 0, -np.inf, middle), -1)[..., -1:]
+    mask = (np.arange(positions.shape[-1]) == order).astype(np.int8)
+    top = recorder.arithmetic.take(operands[0], np.broadcast_to(np.take_along_axis(filled, order, -1), filled.shape))
+    signs = recorder.arithmetic.sign(recorder.arithmetic.sub(top, values))
+    tie = (signs == 0) & ~recorder.arithmetic.depends(top) & ~recorder.arithmetic.depends(values)
+    if np.any((signs != 1) & ~tie & (mask == 0) & (positions >= 0)):
+        raise UndecidedError("the point lies on a kink, or so near one that this precision does not tell")
+    return mask
+
+
+def forced_window(equation: Any, operands: Sequence[Any], mask: Any) -> Any:
+    positions = window_positions(equation)
+    values = operands[0].ravel()[np.maximum(positions, 0)]
+    chosen = jax.lax.select_n(mask, jnp.zeros_like(values), values)
+    return jnp.sum(jnp.where(positions >= 0, chosen, 0.0), -1)
+
+
+def choose(mask: Any, if_true: Any, if_false: Any) -> Any:
+    shape = mask.shape
+    return jax.lax.select_n(mask, jnp.broadcast_to(if_false, shape), jnp.broadcast_to(if_true, shape))
+
+
+def forced_clamp(equation: Any, operands: Sequence[Any], mask: Any) -> Any:
+    low, a, high = operands
+    return choose(mask[1], high, choose(mask[0], a, low))
+
+
+KINKS: dict[str, KinkRule] = {
+    "max": KinkRule(result_shape, decide_pair, lambda e, operands, mask: choose(mask, *operands)),
+    "min": KinkRule(result_shape, decide_pair, lambda e, operands, mask: choose(mask, *operands[::-1])),
+    "abs": KinkRule(result_shape, decide_sign, lambda e, operands, mask: choose(mask, operands[0], -operands[0])),
+    "sign": KinkRule(result_shape, decide_sign, lambda e, operands, mask: choose(mask, 1.0, -1.0)),
+    "clamp": KinkRule(lambda e: (2, *result_shape(e)), decide_clamp, forced_clamp),
+    "reduce_max": KinkRule(reduced_shape, decide_reduce, forced_reduce),
+    "reduce_min": KinkRule(reduced_shape, decide_reduce, forced_reduce),
+    "reduce_window_max": KinkRule(lambda e: window_positions(e).shape, decide_window, forced_window),
+    "gt": KinkRule(result_shape, decide_pair, lambda e, operands, mask: mask),
+    "ge": KinkRule(result_shape, decide_pair, lambda e, operands, mask: mask),
+    "lt": KinkRule(result_shape, decide_pair, lambda e, operands, mask: jnp.logical_not(mask)),
+    "le": KinkRule(result_shape, decide_pair, lambda e, operands, mask: jnp.logical_not(mask)),
+    # Off the kink the two sides differ; the mask is kept so that the pattern knows the side.
+    "eq": KinkRule(result_shape, decide_pair, lambda e, operands, mask: jnp.zeros(mask.shape, bool)),
+    "ne": KinkRule(result_shape, decide_pair, lambda e, operands, mask: jnp.ones(mask.shape, bool)),
+}
