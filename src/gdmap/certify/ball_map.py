@@ -2,51 +2,98 @@
 
 import functools
 import math
+import re
 from typing import Any
 
 import numpy as np
-from flint import arb, ctx, fmpq
+from flint import arb, ctx, fmpq, fmpz
 
-from gdmap.engines.balls.arithmetic import Arb, UndecidedError, filled
+from gdmap.engines.balls.arb import Arb
+from gdmap.engines.balls.arithmetic import UndecidedError, filled
 from gdmap.engines.pieces import Pattern, PiecewiseProgram
-from gdmap.maps import Map
+from gdmap.maps import GradientDescent, Map, Optimiser
 
-MOST_BITS = 100_000
+MOST_BITS = 10_000
+FRACTION = re.compile(r"-?[0-9]+/[0-9]+")
 
 Array = np.ndarray
+
+
+class BoxArb(Arb):
+    """`Arb` whose integer powers are also finite on balls that contain zero (python-flint's ``**`` gives NaN)."""
+
+    def power(self, a: Any, exponent: int) -> Array:
+        """``a ** exponent``, elementwise; even powers are not negative."""
+        return self.elementwise(lambda x: integer_power(x, int(exponent)), a)
+
+
+def integer_power(x: arb, exponent: int) -> arb:
+    """``x ** exponent``: as it stands away from zero, by its range on balls that contain zero."""
+    if exponent <= 0 or not x.contains(0) or not x.is_finite():
+        return x**exponent
+    low, high = (-x.lower()).max(arb(0)) ** exponent, x.upper().max(arb(0)) ** exponent
+    return low.max(high).union(arb(0)) if exponent % 2 == 0 else (-low).union(high)
 
 
 class BallMap:
     """``G`` and ``DG`` of a map in balls of ``bits`` binary digits.
 
     Points and boxes are object arrays of ``arb``, shape ``(dim,)``. What is enclosed is the formula that the map
-    traces to, over the real numbers. A box must lie on one piece of a map with kinks (ReLU): where it does not,
-    `UndecidedError` is raised; so it is where the formula has no finite value.
+    traces to, over the real numbers. A box must lie on one piece of a loss with kinks (ReLU): where it does not,
+    `UndecidedError` is raised; so it is where the formula has no finite value. Where ``jacobian`` returns, ``DG``
+    is continuous on the box.
+
+    The loss alone decides the pieces: the update is ``G(x) = U(x, grad L(theta(x)))`` with ``U`` the optimiser's
+    rule and ``theta`` the first coordinates of the state, so ``DG = dU/dx + dU/dg H dtheta/dx``.
     """
 
     def __init__(self, map_: Map, bits: int) -> None:
-        self.arithmetic = Arb(bits)
+        self.arithmetic = BoxArb(bits)
         self.dim = map_.state_dim
-        self.program = program_of(Same(map_))
+        self.programs = programs_of(Same(map_))
 
     def step(self, x: Array) -> Array:
         """Enclosures of ``G`` on ``x``, shape ``(dim,)``."""
-        return self.program.value(x, self.pattern(x), self.arithmetic)
+        loss, rule, step_size = self.programs
+        if loss is None:
+            return rule.value(x, self.pattern(rule, x), self.arithmetic)
+        theta = x[: loss.dim]
+        gradient = loss.gradient(theta, self.pattern(loss, theta), self.arithmetic)
+        with self.arithmetic.active():
+            if rule is None:
+                return x - arb(step_size) * gradient
+        joint = np.concatenate([x, gradient])
+        return rule.value(joint, self.pattern(rule, joint), self.arithmetic)
 
     def jacobian(self, x: Array) -> Array:
         """Enclosures of ``DG`` on ``x``, shape ``(dim, dim)``."""
-        return self.program.jacobian(x, self.pattern(x), self.arithmetic)
+        loss, rule, step_size = self.programs
+        if loss is None:
+            return rule.jacobian(x, self.pattern(rule, x), self.arithmetic)
+        theta = x[: loss.dim]
+        pattern = self.pattern(loss, theta)
+        hessian = loss.hessian(theta, pattern, self.arithmetic)
+        if rule is None:
+            with self.arithmetic.active():
+                return self.arithmetic.constant(np.eye(self.dim)) - arb(step_size) * hessian
+        joint = np.concatenate([x, loss.gradient(theta, pattern, self.arithmetic)])
+        derivative = rule.jacobian(joint, self.pattern(rule, joint), self.arithmetic)
+        result = derivative[:, : self.dim].copy()
+        with self.arithmetic.active():
+            result[:, : loss.dim] += self.arithmetic.product(derivative[:, self.dim :], hessian)
+        return result
 
-    def pattern(self, x: Array) -> Pattern:
-        """The piece that ``x`` lies on."""
-        if self.program.is_smooth and not self.program.shift_indices:
+    def pattern(self, program: PiecewiseProgram, x: Array) -> Pattern:
+        """The piece of ``program`` that ``x`` lies on."""
+        if program.is_smooth and not program.shift_indices:
             return Pattern((), ())
-        return self.program.pattern(x, self.arithmetic)
+        return program.pattern(x, self.arithmetic)
 
     def is_on_one_piece(self, x: Array) -> bool:
-        """Whether the whole of ``x`` is shown to lie on one piece, so that ``DG`` is continuous there."""
+        """Whether the whole of ``x`` is shown to lie on one piece of the loss."""
+        loss, rule, _ = self.programs
         try:
-            self.pattern(x)
+            self.pattern(loss, x[: loss.dim]) if loss is not None else self.pattern(rule, x)
         except UndecidedError:
             return False
         return True
@@ -66,9 +113,19 @@ class Same:
 
 
 @functools.lru_cache(maxsize=4)
-def program_of(same: Same) -> PiecewiseProgram:
-    """The traced pieces of a map's update; kept, since a map is often asked about many orbits."""
-    return PiecewiseProgram(same.map.update, same.map.state_dim)
+def programs_of(same: Same) -> tuple[Any, Any, Any]:
+    """The loss, the rule ``(state, gradient) -> state`` and the step size (gradient descent has no other rule).
+
+    Maps of other kinds have the whole update as their rule, and no loss. Kept, since a map is asked about often.
+    """
+    map_ = same.map
+    if isinstance(map_, GradientDescent):
+        return PiecewiseProgram(map_.objective.evaluate, map_.state_dim), None, float(map_.step_size)
+    if isinstance(map_, Optimiser):
+        n, size = map_.state_dim, map_.objective.dim
+        rule = PiecewiseProgram(lambda joint: map_.update_given(joint[:n], joint[n:], 0), n + size)
+        return PiecewiseProgram(map_.objective.evaluate, size), rule, None
+    return None, PiecewiseProgram(map_.update, map_.state_dim), None
 
 
 def checked_map(map_: Any) -> Map:
@@ -135,12 +192,11 @@ def written(ball: arb) -> str:
 
 
 def read_exact(text: Any) -> arb:
-    """The exact ball written by `written`; ``ValueError`` for other text, and for fractions that are not dyadic."""
-    if not isinstance(text, str):
-        raise ValueError(f"expected the text of a fraction, got {text!r}")
-    numerator, _, denominator = text.partition("/")
-    p, q = int(numerator), int(denominator)
-    if q < 1 or q & (q - 1) or max(abs(p), q).bit_length() > 4 * MOST_BITS:
+    """The exact ball written by `written`; ``ValueError`` for other text and for fractions not dyadic."""
+    if not isinstance(text, str) or len(text) > 2 * MOST_BITS or not FRACTION.fullmatch(text):
+        raise ValueError(f"expected the text of a fraction, got {str(text)[:40]!r}")
+    p, q = (int(fmpz(part)) for part in text.split("/"))
+    if q < 1 or q & (q - 1):
         raise ValueError(f"{text[:40]!r} is not a fraction with a power of two below")
     with ctx.workprec(max(53, abs(p).bit_length())):
         return arb(fmpq(p, q))

@@ -10,7 +10,6 @@ import functools
 import itertools
 import math
 from collections.abc import Iterable, Sequence
-from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -86,6 +85,11 @@ def exact_matrix(matrix: Any) -> fmpq_mat:
     if len(shape) != 2 or shape[0] != shape[1]:
         raise ValueError(f"the matrix must be square, not of shape {shape}")
     return matrix if entries is None else fmpq_mat(*shape, [exact_rational(x) for x in entries])
+
+
+def exact_rows(rows: Sequence[Sequence[Any]]) -> fmpq_mat:
+    """Rows of numbers as a square ``fmpq_mat``."""
+    return fmpq_mat(len(rows), len(rows), [exact_rational(x) for row in rows for x in row])
 
 
 def symmetric_matrix(matrix: Any) -> fmpq_mat:
@@ -177,12 +181,12 @@ def positive_roots(polynomial: fmpq_poly, bits: int = 128) -> list[Root]:
         simple = simple // fmpq_poly([-root, 1])
     found = [Root(root, root) for root in rational if root > 0]
     if sign_changes(simple):
-        found += irrational_positive_roots(simple, bits)
+        found += irrational_positive_roots(simple, bits, rational)
     return sorted(found)
 
 
-def irrational_positive_roots(polynomial: fmpq_poly, bits: int) -> list[Root]:
-    """The positive roots of a square-free polynomial without rational roots."""
+def irrational_positive_roots(polynomial: fmpq_poly, bits: int, apart: Sequence[fmpq]) -> list[Root]:
+    """Positive roots of a square-free polynomial without rational roots, enclosed without any of ``apart``."""
     precision = bits + 16
     while True:
         with ctx.workprec(precision):
@@ -192,7 +196,8 @@ def irrational_positive_roots(polynomial: fmpq_poly, bits: int) -> list[Root]:
         # No root is 0, so every enclosure leaves 0 in the end.
         if all(upper < 0 or (lower > 0 and (upper - lower) * 2**bits <= lower) for lower, upper in ends):
             roots = [Root(lower, upper) for lower, upper in ends if lower > 0]
-            if all(polynomial(root.lower) * polynomial(root.upper) < 0 for root in roots):
+            changes = all(polynomial(root.lower) * polynomial(root.upper) < 0 for root in roots)
+            if changes and not any(root.lower <= x <= root.upper for root in roots for x in apart):
                 return roots
         precision *= 2
 
@@ -394,8 +399,21 @@ def polynomial_variables(n: int) -> np.ndarray:
     """``n`` independent variables: an object array of ``flint.fmpq_mpoly``, to evaluate polynomial programs on."""
     context = fmpq_mpoly_ctx.get([f"x{i}" for i in range(n)], Ordering.degrevlex)
     variables = np.empty(n, dtype=object)
-    variables[:] = context.gens()
+    # One by one: NumPy would take a polynomial for a sequence.
+    for index, variable in enumerate(context.gens()):
+        variables[index] = variable
     return variables
+
+
+def square_rows(matrix: Any) -> tuple[list[list[Any]], Any]:
+    """The rows of a square matrix of polynomials and numbers, and the context of its polynomials, if any."""
+    rows = [list(row) for row in matrix]
+    if any(len(row) != len(rows) for row in rows):
+        raise ValueError(
+            f"the matrix must be square, not {len(rows)} rows of lengths {[len(row) for row in rows]}"
+        )
+    contexts = (value.context() for row in rows for value in row if isinstance(value, fmpq_mpoly))
+    return rows, next(contexts, None)
 
 
 def determinant(matrix: Any, most_terms: int = MOST_TERMS) -> Any:
@@ -404,7 +422,7 @@ def determinant(matrix: Any, most_terms: int = MOST_TERMS) -> Any:
     Parameters
     ----------
     matrix
-        (n, n) object array of ``fmpq_mpoly`` of one context; rationals may stand among them.
+        (n, n) object array or nested lists of ``fmpq_mpoly`` of one context; rationals may stand among them.
     most_terms
         Bound on the number of terms of an intermediate polynomial.
 
@@ -417,12 +435,9 @@ def determinant(matrix: Any, most_terms: int = MOST_TERMS) -> Any:
     ValueError
         If the matrix is not square, or an intermediate result exceeds the bound.
     """
-    entries = np.asarray(matrix, dtype=object)
-    if entries.ndim != 2 or entries.shape[0] != entries.shape[1]:
-        raise ValueError(f"the matrix must be square, not of shape {entries.shape}")
-    context = next((value.context() for value in entries.flat if isinstance(value, fmpq_mpoly)), None)
+    entries, context = square_rows(matrix)
     if context is None:
-        return exact_matrix(entries).det()
+        return exact_rows(entries).det()
     rows = [[as_polynomial(value, context) for value in row] for row in entries]
     total = context.constant(1)
     for indices in coupled(rows):
@@ -493,20 +508,12 @@ def vanishes_identically(matrix: Any, most_terms: int = MOST_TERMS) -> bool:
     ``True`` with ``I - eta H(theta)`` proves that the step size eta is singular at every parameter. A few integer
     points are tried first: one determinant that is not zero there is a proof that it does not vanish.
     """
-    entries = np.asarray(matrix, dtype=object)
-    context = next((value.context() for value in entries.flat if isinstance(value, fmpq_mpoly)), None)
-    if context is not None and entries.ndim == 2:
+    entries, context = square_rows(matrix)
+    if context is not None:
         for attempt in range(1, 4):
             # Spread integers, all different: no choice is needed for the answer to be right.
             point = [fmpq((7919 * attempt * (i + 1)) % 1009 - 504) for i in range(context.nvars())]
-            values = [value(*point) if isinstance(value, fmpq_mpoly) else value for value in entries.flat]
-            numbers = np.empty(len(values), dtype=object)
-            numbers[:] = values
-            if exact_matrix(numbers.reshape(entries.shape)).det() != 0:
+            values = [[x(*point) if isinstance(x, fmpq_mpoly) else x for x in row] for row in entries]
+            if exact_rows(values).det() != 0:
                 return False
     return determinant(entries, most_terms) == 0
-
-
-def fraction_of(number: fmpq) -> Fraction:
-    """An ``fmpq`` as a ``Fraction``."""
-    return Fraction(int(number.p), int(number.q))

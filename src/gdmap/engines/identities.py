@@ -26,6 +26,11 @@ MOVES = {
 }
 
 
+# Larger arrays are not followed element by element.
+LARGEST_INDEX = 10_000_000
+ELEMENTWISE = {"add", "sub", "mul", "div", "neg", "integer_pow", "square", "sqrt", "rsqrt", "exp", "log", "tanh"}
+
+
 class Identities:
     """Which variables hold the same elements, moved about: value numbering and index arrays."""
 
@@ -37,7 +42,12 @@ class Identities:
                 self.makers[variable] = equation
         self.canonical: dict[Var, Var] = {}
         self.number(program)
-        self._origins: dict[Var, tuple[Var, np.ndarray | None]] = {}
+        self.origins: dict[Var, tuple[Var, np.ndarray | None]] = {}
+        self.alike: dict[Any, Var] = {}
+        for equation in program.jaxpr.eqns:
+            for variable in equation.outvars:
+                if self.canonical.get(variable, variable) is variable and not isinstance(variable, DropVar):
+                    self.origins[variable] = self.traced(equation, variable)
 
     def number(self, program: ClosedJaxpr) -> None:
         """Give variables that are computed alike one representative."""
@@ -66,23 +76,41 @@ class Identities:
         if isinstance(atom, Literal):
             return None
         atom = self.canonical.get(atom, atom)
-        chain = []
-        while atom not in self._origins:
-            step = self.step(atom)
-            if step is None:
-                self._origins[atom] = (atom, None)
-                break
-            chain.append((atom, step[0]))
-            atom = self.canonical.get(step[1], step[1])
-        for variable, equation in reversed(chain):
-            root, index = self._origins[atom]
-            before = np.arange(size_of(atom)).reshape(atom.aval.shape) if index is None else index
-            if equation is not None:
-                position = next(i for i, v in enumerate(equation.outvars) if v is variable)
-                before = rearranged(equation, before)[position]
-            self._origins[variable] = (root, before)
-            atom = variable
-        return self._origins[atom]
+        return self.origins.get(atom, (atom, None))
+
+    def traced(self, equation: Any, variable: Var) -> tuple[Var, np.ndarray | None]:
+        """`origin` from those of the operands."""
+        step = self.step(variable)
+        if step is not None and size_of(variable) <= LARGEST_INDEX and size_of(step[1]) <= LARGEST_INDEX:
+            mover, source = step
+            found = self.indices(source)
+            assert found is not None
+            root, index = found
+            return root, index if mover is None else rearranged(mover, index)[equation.outvars.index(variable)]
+        if equation.primitive.name in ELEMENTWISE and size_of(variable) <= LARGEST_INDEX:
+            key, is_uniform = self.key(equation, variable)
+            first = self.alike.setdefault(key, variable)
+            if first is not variable:
+                return first, np.zeros(shape_of(variable), int) if is_uniform else None
+        return variable, None
+
+    def key(self, equation: Any, variable: Var) -> tuple[Any, bool]:
+        """A name for the elements of an elementwise result, and whether they are one number repeated."""
+        parts: list[Any] = []
+        places: list[np.ndarray] = []
+        for atom in equation.invars:
+            found = self.indices(atom)
+            if found is None:
+                parts.append((np.asarray(atom.val).tobytes(), str(atom.aval)))
+                places.append(np.arange(size_of(atom)).reshape(shape_of(atom)))
+            else:
+                parts.append(found[0])
+                places.append(found[1])
+        is_uniform = size_of(variable) > 0 and all(np.all(place == place.flat[0]) for place in places)
+        shape = () if is_uniform else shape_of(variable)
+        indices = (np.broadcast_to(p.flat[0] if is_uniform else p, shape).tobytes() for p in places)
+        parameters = str(sorted(equation.params.items(), key=str))
+        return (equation.primitive.name, parameters, shape, *parts, *indices), is_uniform
 
     def step(self, variable: Var) -> tuple[Any, Var] | None:
         """One move back: the equation that moves elements (None: it leaves them as they are) and its source."""
@@ -92,20 +120,18 @@ class Identities:
         name, inputs = equation.primitive.name, equation.invars
         if name in MOVES and isinstance(inputs[0], Var):
             return equation, inputs[0]
-        floats = all(np.issubdtype(v.aval.dtype, np.float64) for v in (*inputs[:1], variable))
-        if name == "convert_element_type" and floats and isinstance(inputs[0], Var):
-            return None if np.dtype(inputs[0].aval.dtype) != np.float64 else (None, inputs[0])
+        if name == "convert_element_type":
+            return (None, inputs[0]) if is_float64(inputs[0]) and is_float64(variable) else None
         if name == "max":  # max(-inf, x) is x
             for one, other in (inputs, reversed(inputs)):
-                if isinstance(one, Literal) and np.all(np.asarray(one.val) == -np.inf) and isinstance(other, Var):
-                    return (None, other) if other.aval.shape == variable.aval.shape else None
-        if (
-            name == "select_n" and len(inputs) == 3 and isinstance(inputs[2], Var)
-        ):  # where(is_finite(x), x, .) is x
+                constant = isinstance(one, Literal) and bool(np.all(np.asarray(one.val) == -np.inf))
+                if constant and isinstance(other, Var) and shape_of(other) == shape_of(variable):
+                    return None, other
+        if name == "select_n" and len(inputs) == 3 and isinstance(inputs[2], Var):
             test = self.maker(inputs[0])
-            if test is not None and test.primitive.name == "is_finite":
+            if test is not None and test.primitive.name == "is_finite":  # where(is_finite(x), x, .) is x
                 kept = self.canonical.get(inputs[2], inputs[2])
-                if self.canonical.get(test.invars[0], test.invars[0]) == kept:
+                if self.canonical.get(test.invars[0], test.invars[0]) is kept:
                     return None, inputs[2]
         return None
 
@@ -122,7 +148,7 @@ class Identities:
         if found is None:
             return None
         root, index = found
-        return root, np.arange(size_of(root)).reshape(root.aval.shape) if index is None else index
+        return root, np.arange(size_of(root)).reshape(shape_of(root)) if index is None else index
 
     def group_rows(self, equation: Any) -> tuple[Var, np.ndarray] | None:
         """For a reduction over axes: the source of its operand and, row by row, the indices reduced together."""
@@ -143,9 +169,24 @@ def contained(elements: np.ndarray, groups: np.ndarray, rows: np.ndarray) -> boo
     return bool(np.all(np.isin(groups * base + elements, np.arange(len(rows))[:, None] * base + rows)))
 
 
+def constant_value(atom: Any) -> np.ndarray | None:
+    """The value of a literal, None for a variable."""
+    return np.asarray(atom.val) if isinstance(atom, Literal) else None
+
+
+def is_float64(atom: Any) -> bool:
+    """Whether an operand is a variable of doubles."""
+    return isinstance(atom, Var) and np.dtype(atom.aval.dtype) == np.float64  # type: ignore[attr-defined]
+
+
+def shape_of(atom: Any) -> tuple[int, ...]:
+    """The shape of a variable or literal."""
+    return atom.aval.shape
+
+
 def size_of(atom: Any) -> int:
     """The number of elements."""
-    return math.prod(atom.aval.shape)
+    return math.prod(shape_of(atom))
 
 
 def rearranged(equation: Any, array: np.ndarray) -> list[np.ndarray]:

@@ -172,11 +172,20 @@ def rounded_sum(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return total, np.where(np.isfinite(total), np.abs(error), 0.0)
 
 
+def without_overflow(result: Interval, *operands: Interval) -> Interval:
+    """``result`` with ends that are infinite by overflow alone made true bounds of real numbers."""
+    if not all(map(is_real, operands)):
+        return result
+    lower, upper = np.minimum(result.lower, LARGEST), np.maximum(result.upper, -LARGEST)
+    return Interval(lower, upper, result.lower_in & np.isfinite(lower), result.upper_in & np.isfinite(upper))
+
+
 def added(a: Interval, b: Interval) -> Interval:
     """The sum."""
     lower, below = rounded_sum(a.lower, b.lower)
     upper, above = rounded_sum(a.upper, b.upper)
-    return Interval(down(lower, below), up(upper, above), a.lower_in & b.lower_in, a.upper_in & b.upper_in)
+    result = Interval(down(lower, below), up(upper, above), a.lower_in & b.lower_in, a.upper_in & b.upper_in)
+    return without_overflow(result, a, b)
 
 
 def negated(a: Interval) -> Interval:
@@ -208,7 +217,7 @@ def multiplied(a: Interval, b: Interval) -> Interval:
     at_upper = [(x == upper) & i for x, i in zip(highs, ins, strict=True)]
     lower_in = np.logical_or.reduce(np.broadcast_arrays(*at_lower))
     upper_in = np.logical_or.reduce(np.broadcast_arrays(*at_upper))
-    return Interval(lower, upper, lower_in, upper_in)
+    return without_overflow(Interval(lower, upper, lower_in, upper_in), a, b)
 
 
 def may_be_zero(a: Interval) -> np.ndarray:
@@ -232,12 +241,13 @@ def reciprocal(b: Interval) -> Interval:
     low = np.where(positive, outward(upper, down), np.where(upper == 0, -np.inf, outward(upper, down)))
     high = np.where(negative, outward(lower, up), np.where(lower == 0, np.inf, outward(lower, up)))
     mixed = ~(positive | negative) | ((lower == 0) & (upper == 0))
-    return Interval(
+    result = Interval(
         np.where(mixed, -np.inf, low),
         np.where(mixed, np.inf, high),
         np.where(mixed, False, upper_in & (upper != 0)),
         np.where(mixed, False, lower_in & (lower != 0)),
     )
+    return without_overflow(result, b)
 
 
 def powered(a: Interval, exponent: int) -> Interval:
@@ -249,10 +259,10 @@ def powered(a: Interval, exponent: int) -> Interval:
     if exponent % 2:
         low = [np.asarray(x) for x in a]
         lower, upper = signed_power(low[0], exponent, down), signed_power(low[1], exponent, up)
-        return Interval(lower, upper, *low[2:])
+        return without_overflow(Interval(lower, upper, *low[2:]), a)
     size = magnitudes(a)
     lower, upper = signed_power(size.lower, exponent, down), signed_power(size.upper, exponent, up)
-    return Interval(lower, upper, size.lower_in, size.upper_in)
+    return without_overflow(Interval(lower, upper, size.lower_in, size.upper_in), a)
 
 
 def signed_power(x: np.ndarray, exponent: int, turn: Callable[[Any, Any], np.ndarray]) -> np.ndarray:

@@ -148,14 +148,25 @@ class PiecewiseProgram:
 
     # The analytic function of a pattern ---------------------------------------------------------------------------
 
-    def forced(self, theta: Any, masks: Sequence[Any], levels: Sequence[Any]) -> Any:
-        """The function of a pattern, traceable in ``theta``; ``masks`` are booleans, ``levels`` the shifts."""
+    def forced(
+        self,
+        theta: Any,
+        masks: Sequence[Any],
+        levels: Sequence[Any],
+        watch: Callable[[Any, Sequence[Any]], None] | None = None,
+    ) -> Any:
+        """The function of a pattern, traceable in ``theta``; ``masks`` are booleans, ``levels`` the shifts.
+
+        ``watch(equation, operands)`` is called at every equation.
+        """
         numbers = {id(self.program.jaxpr.eqns[index]): level for index, level in zip(self.shift_indices, levels, strict=True)}
         sides = {id(kink.equation): mask for kink, mask in zip(self.kinks, masks, strict=True)}
         settled = {id(self.program.jaxpr.eqns[index]): result for index, result in self.resolved.items()}
 
         def rule(equation: Any, operands: Sequence[Any]) -> list[Any] | None:
             key = id(equation)
+            if watch is not None:
+                watch(equation, operands)
             if key in numbers:
                 return [numbers[key]]
             if key in settled:
@@ -257,9 +268,15 @@ class PiecewiseProgram:
         rows = self.columns(self.jacobian_program, theta, pattern, arithmetic)
         return arithmetic.rearrange(lambda a: np.moveaxis(a, 0, -1), rows)
 
-    def hessian(self, theta: Any, pattern: Pattern, arithmetic: Arithmetic) -> Any:
-        """An enclosure of the Hessian of the function of the pattern at ``theta``, shape ``(dim, dim)``."""
-        return self.columns(self.hessian_program, theta, pattern, arithmetic)
+    def hessian(
+        self, theta: Any, pattern: Pattern, arithmetic: Arithmetic, directions: Any = None
+    ) -> Any:
+        """An enclosure of the Hessian of the function of the pattern at ``theta``, shape ``(dim, dim)``.
+
+        With ``directions`` of shape ``(k, dim)`` (floats, or elements of the arithmetic) the products of the Hessian
+        with them, shape ``(k, dim)``.
+        """
+        return self.columns(self.hessian_program, theta, pattern, arithmetic, directions)
 
     def single(self, program: ClosedJaxpr, theta: Any, pattern: Pattern, arithmetic: Arithmetic) -> Any:
         with arithmetic.active():
@@ -267,20 +284,29 @@ class PiecewiseProgram:
             (result,) = Evaluator(program, arithmetic).run(inputs)
             return checked(arithmetic, as_value(result, arithmetic))
 
-    def columns(self, program: ClosedJaxpr, theta: Any, pattern: Pattern, arithmetic: Arithmetic) -> Any:
+    def columns(
+        self,
+        program: ClosedJaxpr,
+        theta: Any,
+        pattern: Pattern,
+        arithmetic: Arithmetic,
+        directions: Any = None,
+    ) -> Any:
         k = self.n_directions
         with arithmetic.active():
             theta = as_value(theta, arithmetic)
             evaluator = Evaluator(program, arithmetic, moving=[1])
-            directions = np.zeros((-(-self.dim // k) * k, self.dim))
-            directions[np.arange(self.dim), np.arange(self.dim)] = 1
+            directions = as_value(np.eye(self.dim) if directions is None else directions, arithmetic)
+            count = arithmetic.shape(directions)[0]
+            rest = arithmetic.zeros((-count % k, self.dim))
+            directions = arithmetic.rearrange(lambda *parts: np.concatenate(parts), directions, rest)
             evaluator.start([theta, None, *pattern.masks, *pattern.shifts])
             blocks = []
-            for start in range(0, len(directions), k):
-                block = arithmetic.constant(directions[start : start + k])
+            for start in range(0, count, k):
+                block = arithmetic.rearrange(lambda a, start=start: a[start : start + k], directions)
                 (rows,) = evaluator.outputs([theta, block, *pattern.masks, *pattern.shifts])
                 blocks.append(as_value(rows, arithmetic))
-            matrix = arithmetic.rearrange(lambda *parts: np.concatenate(parts)[: self.dim], *blocks)
+            matrix = arithmetic.rearrange(lambda *parts: np.concatenate(parts)[:count], *blocks)
             return checked(arithmetic, matrix)
 
 
@@ -357,7 +383,7 @@ class Recorder:
         tie = (signs == 0) & ~self.arithmetic.depends(a) & ~self.arithmetic.depends(b)
         if np.any((signs == UNDECIDED) | ((signs == 0) & ~tie)):
             raise UndecidedError("the point lies on a kink, or so near one that this precision does not tell")
-        return ((signs > 0) | tie).astype(np.int8)
+        return np.asarray((signs > 0) | tie, np.int8)
 
     def winner(self, value: Any) -> np.ndarray:
         """A one-hot mask of the largest element along the last axis."""

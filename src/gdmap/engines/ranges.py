@@ -8,18 +8,17 @@ is defined; `domain_conditions` lists what keeps the program from being defined 
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 import scipy.special
 from jax.extend.core import ClosedJaxpr, DropVar, Literal, Var
 
-from gdmap.engines.identities import MOVES, Identities, contained, rearranged, size_of
+from gdmap.engines.identities import MOVES, Identities, constant_value, contained, rearranged, shape_of, size_of
 from gdmap.engines.intervals import (
     ANYTHING,
     FUNCTION_ERROR,
-    LARGEST,
     REALS,
     TINY,
     UNIT,
@@ -48,6 +47,7 @@ from gdmap.engines.intervals import (
     union,
     up,
     whole,
+    without_overflow,
 )
 from gdmap.engines.precision import float64
 
@@ -127,18 +127,13 @@ def conditions_of(equation: Any, varying: set[Var]) -> list[tuple[int, str]]:
         found = [(1, "!= 0")]
     elif name == "integer_pow" and equation.params["y"] < 0:
         found = [(0, "!= 0")]
-    elif name == "pow" and not is_natural(constant_of(equation.invars[1])):
+    elif name == "pow" and not is_natural(constant_value(equation.invars[1])):
         found = [(0, "> 0")]
     elif name == "atan2":
         found = [(1, "> 0")]
     elif name not in ANALYTIC and name not in PIECEWISE and name not in MOVES:
         found = [(index, "never") for index in range(len(equation.invars))]
     return [(i, c) for i, c in found if isinstance(equation.invars[i], Var) and equation.invars[i] in varying]
-
-
-def constant_of(atom: Any) -> Any:
-    """The value of a literal, or None."""
-    return np.asarray(atom.val) if isinstance(atom, Literal) else None
 
 
 def is_natural(value: Any) -> bool:
@@ -169,6 +164,8 @@ ANALYTIC = {
     *("dynamic_slice", "dynamic_update_slice", "reduce_prod", "cumprod", "cumlogsumexp", "real", "iota"),
     *("select_and_gather_add", "select_and_scatter_add", "bessel_i0e", "bessel_i1e"),
 }
+# Analytic on a part of the reals: `conditions_of`.
+RESTRICTED = {"lgamma", "digamma", "polygamma", "atanh", "acos", "asin", "erf_inv", "acosh", "tan", "atan2", "rem"}
 # Analytic but for kinks and jumps.
 PIECEWISE = {
     *("max", "min", "abs", "sign", "floor", "ceil", "round", "clamp", "select_n", "is_finite", "nextafter"),
@@ -195,7 +192,7 @@ def intervals(program: ClosedJaxpr) -> dict[Var, Interval]:
 class Relations(Identities):
     """What relations between operands say about results, beyond the operands' own intervals."""
 
-    def intervals_from_relations(self, equation: Any, analysis: Analysis) -> list[Interval]:
+    def intervals_from_relations(self, equation: Any, analysis: "Analysis") -> list[Interval]:
         """What relations between operands say about the result, beyond the operands' own intervals."""
         name, inputs = equation.primitive.name, equation.invars
         found: list[Interval] = []
@@ -208,8 +205,8 @@ class Relations(Identities):
             elif self.shift(equation) is not None and is_real(analysis.interval(inputs[1])):
                 found.append(whole(-np.inf, 0.0, True, True))
         elif name == "reduce_sum":
-            bound = self.sum_of_shifted(equation, analysis)
-            found += [] if bound is None else [bound]
+            sum_ = self.sum_of_shifted(equation, analysis)
+            found += [] if sum_ is None else [sum_]
         elif name == "dot_general" and self.is_sum_of_squares(equation):
             found.append(whole(0.0, np.inf, True, False))
         if name == "div" and self.is_part_of_sum(equation, analysis):
@@ -237,7 +234,7 @@ class Relations(Identities):
             return None
         return elements, group, rows
 
-    def sum_of_shifted(self, equation: Any, analysis: Analysis) -> Interval | None:
+    def sum_of_shifted(self, equation: Any, analysis: "Analysis") -> Interval | None:
         """``sum(exp(x - max(x)))`` lies in ``[1, n]``: one of the terms is 1."""
         outer = self.indices(equation.invars[0])
         if outer is None:
@@ -268,7 +265,7 @@ class Relations(Identities):
             return None
         return Interval(*np.broadcast_arrays(1.0, float(terms.shape[1]), True, True))
 
-    def is_part_of_sum(self, equation: Any, analysis: Analysis) -> bool:
+    def is_part_of_sum(self, equation: Any, analysis: "Analysis") -> bool:
         """Whether a quotient is one of several non-negative terms by their sum."""
         part, total_ = (self.indices(atom) for atom in equation.invars)
         if part is None or total_ is None:
@@ -280,7 +277,8 @@ class Relations(Identities):
         terms = analysis.interval(total.invars[0])
         if found is None or found[0] != part[0] or not np.all(terms.lower >= 0) or not is_real(terms):
             return False
-        return contained(*np.broadcast_arrays(part[1], total_[1]), found[1])
+        elements, groups = np.broadcast_arrays(part[1], total_[1])
+        return contained(elements, groups, found[1])
 
     def is_sum_of_squares(self, equation: Any) -> bool:
         """Whether a contraction of two operands is that of an array with itself."""
@@ -294,7 +292,7 @@ class Relations(Identities):
             return False
         return np.array_equal(np.transpose(left[1], left_axes), np.transpose(right[1], right_axes))
 
-    def normalised(self, equation: Any, analysis: Analysis) -> float | None:
+    def normalised(self, equation: Any, analysis: "Analysis") -> float | None:
         """A bound ``a^(-1/2)`` of ``|u / sqrt(w)|`` or ``|u rsqrt(w)|`` where ``w >= a u^2``."""
         name, (one, other) = equation.primitive.name, equation.invars
         pairs = [(one, other)] if name == "div" else [(one, other), (other, one)]
@@ -314,12 +312,13 @@ class Relations(Identities):
                 return float(np.sqrt(1 / factor) * (1 + FUNCTION_ERROR))
         return None
 
-    def dominated(self, atom: Any, analysis: Analysis) -> tuple[Var, np.ndarray, np.ndarray, float] | None:
+    def dominated(self, atom: Any, analysis: "Analysis") -> tuple[Var, np.ndarray, np.ndarray, float] | None:
         """For ``w >= a sum of u^2`` over groups: ``u``, the groups' elements, each ``w``'s group, ``a``."""
         found = self.indices(atom)
         if found is None:
             return None
         root, index = found
+        shape = shape_of(root)
         equation = self.makers.get(root)
         if equation is None:
             return None
@@ -333,12 +332,12 @@ class Relations(Identities):
             base = self.squared(maker)
             if base is not None:
                 rows = base[1].ravel()[groups[1]]
-                inner = (base[0], rows, np.arange(len(rows)).reshape(root.aval.shape), 1.0)
+                inner = (base[0], rows, np.arange(len(rows)).reshape(shape), 1.0)
         elif name in ("div", "mul"):
             for part, scale in [(inputs[0], inputs[1]), (inputs[1], inputs[0])][: 1 if name == "div" else 2]:
                 factor = analysis.interval(scale)
                 least = float(np.min(factor.lower)) if name == "mul" else float(np.max(factor.upper))
-                if np.min(factor.lower) > 0 and math.isfinite(least) and part.aval.shape == root.aval.shape:
+                if np.min(factor.lower) > 0 and math.isfinite(least) and part.aval.shape == shape:
                     inner = self.dominated(part, analysis)
                     if inner is not None:
                         change = least if name == "mul" else 1 / least
@@ -346,7 +345,7 @@ class Relations(Identities):
                         break
         elif name in ("add", "add_any"):
             for part, rest in (inputs, reversed(inputs)):
-                if np.all(analysis.interval(rest).lower >= 0) and part.aval.shape == root.aval.shape:
+                if np.all(analysis.interval(rest).lower >= 0) and part.aval.shape == shape:
                     inner = self.dominated(part, analysis)
                     if inner is not None:
                         break
@@ -382,7 +381,8 @@ class Analysis:
         for variable, value in zip(jaxpr.constvars, self.program.consts, strict=True):
             self.known[variable] = constant_interval(value)
         for variable in jaxpr.invars:
-            self.known[variable] = REALS
+            is_truth = variable.aval.dtype == bool
+            self.known[variable] = whole(0.0, 1.0, True, True) if is_truth else REALS
         for equation in jaxpr.eqns:
             operands = [self.interval(atom) for atom in equation.invars]
             results = self.results(equation, operands)
@@ -412,7 +412,7 @@ class Analysis:
             return [self.compared(equation, operands)]
         rule = RULES.get(name)
         if rule is None:
-            return [ANYTHING if name not in ANALYTIC else REALS] * outputs
+            return [REALS if name in ANALYTIC or name in RESTRICTED else ANYTHING] * outputs
         result = rule(equation, *operands)
         return result if isinstance(result, list) else [result]
 
@@ -502,14 +502,10 @@ def settled(result: Interval, operands: Sequence[Interval], equation: Any) -> In
     undefined = np.isnan(lower) | np.isnan(upper)
     lower = np.where(undefined, -np.inf, lower)
     upper = np.where(undefined, np.inf, upper)
-    real = all(is_real(interval) for interval in operands) and not np.any(undefined)
-    if real and equation.primitive.name in TOTAL:
-        lower_in = lower_in & np.isfinite(lower)
-        upper_in = upper_in & np.isfinite(upper)
-        lower, upper = np.minimum(lower, LARGEST), np.maximum(upper, -LARGEST)  # overflow is no infinity
-    else:
-        lower_in, upper_in = lower_in | undefined, upper_in | undefined
-    return Interval(lower, upper, lower_in, upper_in)
+    result = Interval(lower, upper, lower_in | undefined, upper_in | undefined)
+    if equation.primitive.name in TOTAL and not np.any(undefined):
+        return without_overflow(result, *operands)
+    return result
 
 
 def moved_intervals(equation: Any, a: Interval) -> list[Interval]:
@@ -741,7 +737,7 @@ def multiplied_up(equation: Any, a: Interval) -> Interval:
 
 def any_power(equation: Any, a: Interval, exponent: Interval) -> Interval:
     """``a**b`` wherever it is defined over the reals."""
-    constant = constant_of(equation.invars[1])
+    constant = constant_value(equation.invars[1])
     if constant is not None and constant.size == 1 and float(constant).is_integer() and abs(constant) < 1e6:
         return powered(a, int(constant))
     positive = np.asarray(a.lower >= 0)

@@ -388,7 +388,7 @@ def comparison(name: str) -> Rule:
             with np.errstate(invalid="ignore"):
                 return np.asarray(getattr(np, NUMPY_COMPARISONS[name])(a, b)).astype(np.int8)
         difference = e.arithmetic.sub(e.number(a), e.number(b))
-        return COMPARISONS[name](e.decided(e.arithmetic.sign(difference))).astype(np.int8)
+        return np.asarray(COMPARISONS[name](e.decided(e.arithmetic.sign(difference))), np.int8)
 
     return apply
 

@@ -1,16 +1,17 @@
 """Verified float64 linear algebra on interval matrices, given by midpoints and radii.
 
 ``(mid, rad)`` stands for all real matrices ``A`` with ``|A - mid| <= rad`` entry by entry. Every bound below holds
-for each of them. What is assumed of the machine: IEEE double precision, rounding to nearest, and sums that BLAS may
-form in any order and with fused operations, but from the usual products (no Strassen). Then a sum of ``k`` products
-has an error of at most ``gamma_k = k u / (1 - k u)`` times the sum of their moduli, ``u = 2**-53``, and underflow
-adds at most ``k 2**-1022``.
+for each of them. What is assumed of the machine: IEEE double precision, rounding to nearest, and sums that BLAS
+may form in any order and with fused operations, but from the usual products (no Strassen). Then a sum of ``k``
+products has an error of at most ``gamma_k = k u / (1 - k u)`` times the sum of their moduli, ``u = 2**-53``, and
+underflow adds at most ``k 2**-1022``.
 
 How the bounds are rounded. Each is built of sums of products of non-negative numbers, a level at a time. The exact
-value of a level with at most ``k`` roundings on any way through it is at most ``fl / (1 - u)**k`` plus underflow, and
-`upward` exceeds that. No level is computed from another that was not itself rounded upward.
+value of a level with at most ``k`` roundings on any way through it is at most ``fl / (1 - u)**k`` plus underflow,
+and `upward` exceeds that. No level is computed from another that was not itself rounded upward.
 
-Non-finite numbers anywhere give the answer that claims nothing: an infinite bound, an infinite interval, ``False``.
+Non-finite numbers anywhere give the answer that claims nothing: an infinite bound, an infinite interval,
+``False``.
 """
 
 from collections.abc import Callable
@@ -68,8 +69,8 @@ def weighted_norm(apply: Apply, n: int, enough: float = 0.0) -> float:
     """An upper bound of ``max_i (M v)_i / v_i`` for some ``v > 0``, the ``v``-weighted maximum norm of ``M >= 0``.
 
     ``apply(v)`` bounds ``M v`` from above. A few rounds of the power method choose ``v`` (whatever they give, the
-    bound holds for it), until it is at most ``enough``. It bounds the spectral radius of ``M``, hence that of every
-    matrix below ``M`` in modulus, and the spectral norm of the symmetric ones.
+    bound holds for it), until it is at most ``enough``. It bounds the spectral radius of ``M``, hence that of
+    every matrix below ``M`` in modulus, and the spectral norm of the symmetric ones.
     """
     v, best = np.ones(n), np.inf
     for _ in range(ROUNDS):
@@ -85,7 +86,7 @@ def weighted_norm(apply: Apply, n: int, enough: float = 0.0) -> float:
 
 
 def spectral_norm(n: int, *factors: Array) -> float:
-    """An upper bound of ``||M||`` for ``M >= 0``, where the non-negative ``factors`` from the right make ``M^T M``."""
+    """An upper bound of ``||M||`` for ``M >= 0``; the product of ``factors``, the last one first, is ``M^T M``."""
 
     def apply(v: Array) -> Array:
         for factor in factors:
@@ -96,7 +97,8 @@ def spectral_norm(n: int, *factors: Array) -> float:
 
 
 def regularity(mid: Array, rad: Array) -> float:
-    """A verified upper bound of ``||I - R A||`` over all ``A`` with ``|A - mid| <= rad``; ``R`` is near ``mid^-1``.
+    """A verified upper bound of ``||I - R A||`` over all ``A`` with ``|A - mid| <= rad``; ``R`` is near
+    ``mid^-1``.
 
     Below 1 it proves that every such ``A`` is non-singular (for ``A x = 0``, ``x = (I - R A) x`` would be shorter
     than itself). The norm is the maximum norm, or one with weights where that gives less than 1 and the plain one
@@ -161,18 +163,19 @@ def symmetrised(mid: Array, rad: Array) -> tuple[Array, Array]:
 
 
 def spectrum_enclosure(mid: Array, rad: Array) -> tuple[Array, Array]:
-    """Verified intervals, one for each eigenvalue in ascending order, of every symmetric ``A``, ``|A - mid| <= rad``.
+    """Verified intervals, one for each eigenvalue in ascending order, of every symmetric ``A``, ``|A - mid| <=
+    rad``.
 
-    With ``Q`` the computed eigenvectors of ``mid``, ``T = Q^T A Q`` is enclosed. Its ``k``-th eigenvalue lies within
-    ``||T - D||`` of the ``k``-th entry of ``D``, the sorted diagonal (Weyl), and ``m`` Gershgorin discs that hang
-    together hold ``m`` eigenvalues; both are used. The ``k``-th eigenvalue of ``A`` is that of ``T`` divided by a
-    number within ``||Q^T Q - I||`` of 1 (Ostrowski).
+    With ``Q`` the computed eigenvectors of ``mid``, ``T = Q^T A Q`` is enclosed. Its ``k``-th eigenvalue lies
+    within ``||T - D||`` of the ``k``-th entry of ``D``, the sorted diagonal (Weyl), and ``m`` Gershgorin discs
+    that hang together hold ``m`` eigenvalues; both are used. The ``k``-th eigenvalue of ``A`` is that of ``T``
+    divided by a number within ``||Q^T Q - I||`` of 1 (Ostrowski).
 
     Parameters
     ----------
     mid, rad
-        float64, shape ``(n, n)``, ``rad >= 0``. ``mid`` may be unsymmetric as long as symmetric matrices are meant:
-        only those are covered.
+        float64, shape ``(n, n)``, ``rad >= 0``. ``mid`` may be unsymmetric as long as symmetric matrices are
+        meant: only those are covered.
 
     Returns
     -------
@@ -201,7 +204,7 @@ def spectrum_enclosure(mid: Array, rad: Array) -> tuple[Array, Array]:
         inner_error, outer_error, gram_error = gamma(image_roundings), gamma(roundings), gamma(gram_roundings)
 
         def deviation(v: Array) -> Array:
-            """Bounds ``|T - D| v``: ``|Q^T| (gamma |mid| |Q| + rad |Q| + gamma |fl(mid Q)|)`` is the error of T."""
+            """Bounds ``|T - D| v``; T errs by ``|Q^T| (gamma |mid| |Q| + rad |Q| + gamma |fl(mid Q)|)``."""
             w = upward(Q @ v, n)
             inner = upward(inner_error * (absolute @ w) + rad @ w, n + 2)
             inner = upward(inner + outer_error * (image @ v), n + 2)

@@ -1,0 +1,157 @@
+"""Hessian eigenvalues that are the same at all points of a piece, proved by directions on which ``H`` acts constantly."""
+
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import numpy as np
+from flint import fmpq, fmpq_mat
+
+from gdmap.certify.exact_spectra import (
+    Root,
+    common_subspace,
+    constant_block,
+    constant_eigenvectors,
+    is_constant_action,
+    positive_roots,
+)
+from gdmap.certify.subject import Subject
+from gdmap.engines.balls.anything import ANY
+from gdmap.engines.balls.arithmetic import UndecidedError
+from gdmap.engines.pieces import Pattern
+
+# Above this many parameters only coordinates whose rows look constant are examined.
+LARGEST_EXAMINED = 150
+# Exact spectra beyond this size take too long.
+LARGEST_EXACT = 60
+# Rows of two Hessians that agree so far may be constant.
+AGREEMENT = 1e-9
+
+
+class ConstantDirections(NamedTuple):
+    """Directions (rows of ``basis``, exact) with ``H basis^T = basis^T action`` at every point of a piece."""
+
+    basis: np.ndarray
+    action: fmpq_mat
+
+
+class Curvature(NamedTuple):
+    """A positive eigenvalue that the Hessian has at every point of a piece; ``root`` encloses it exactly."""
+
+    root: Root
+
+    @property
+    def exact(self) -> Fraction | None:
+        """The eigenvalue, if it is rational."""
+        return fraction(self.root.lower) if self.root.is_exact else None
+
+    def is_exactly(self, value: Fraction) -> bool:
+        """Whether it is this number."""
+        return self.exact == value
+
+    def __float__(self) -> float:
+        return float(self.root)
+
+    def __str__(self) -> str:
+        return str(self.exact) if self.exact is not None else repr(float(self.root))
+
+
+def constant_curvatures(subject: Subject, pattern: Pattern) -> list[Curvature]:
+    """The positive eigenvalues that are proved to be constant on a pattern, ascending."""
+    directions = constant_directions(subject, pattern)
+    if directions is None:
+        return []
+    return [Curvature(root) for root in positive_roots(directions.action.charpoly())]
+
+
+def constant_directions(subject: Subject, pattern: Pattern) -> ConstantDirections | None:
+    """Directions on which the Hessian of a pattern's function is proved to act in the same way everywhere.
+
+    Proposed by rows of the Hessian that hold no unknown and, where the loss is a polynomial on the piece, by exact
+    Hessians at a few points, which need not be coordinates; proved by evaluating with every parameter unknown.
+    """
+    proposals = [from_polynomial, from_coordinates]
+    for propose in proposals:
+        found = propose(subject, pattern)
+        if found is not None:
+            return found
+    return None
+
+
+def from_coordinates(subject: Subject, pattern: Pattern) -> ConstantDirections | None:
+    """Coordinates whose rows of the Hessian are known constants, zero outside these coordinates."""
+    n = subject.dim
+    coordinates = np.arange(n) if n <= LARGEST_EXAMINED else rows_that_look_constant(subject, pattern)
+    if len(coordinates) == 0:
+        return None
+    try:
+        directions = np.eye(subject.pieces.dim)[coordinates]
+        rows = np.full((n, n), ANY, object)
+        rows[coordinates] = subject.constant_images(pattern, directions)[:, :n]
+    except (UndecidedError, ZeroDivisionError):
+        return None
+    block = constant_block(rows)
+    if not block.indices:
+        return None
+    basis = np.array([[fmpq(int(k == index)) for k in range(subject.pieces.dim)] for index in block.indices], object)
+    return ConstantDirections(basis, block.matrix)
+
+
+def rows_that_look_constant(subject: Subject, pattern: Pattern) -> np.ndarray:
+    """Coordinates whose rows of the Hessian agree at two random points, in floating point."""
+    one, two = (subject.float_hessian(point, pattern) for point in generic_points(subject, 2, 0.5))
+    scale = np.max(np.abs(one)) + np.max(np.abs(two))
+    same = np.max(np.abs(one - two), 1) <= AGREEMENT * scale
+    # All-zero rows have no positive eigenvalue.
+    return np.flatnonzero(same[: subject.dim] & (np.max(np.abs(one[: subject.dim]), 1) > 0))
+
+
+def from_polynomial(subject: Subject, pattern: Pattern) -> ConstantDirections | None:
+    """The largest common invariant subspace of exact Hessians, where the loss is polynomial on the piece."""
+    if subject.dim > LARGEST_EXACT or subject.extra:
+        return None
+    hessians = []
+    try:
+        for point in rational_points(subject, 3):
+            hessian = subject.exact_hessian(point, pattern)
+            if any(entry is ANY for entry in hessian.ravel()):
+                return None
+            hessians.append(hessian)
+    except (UndecidedError, ZeroDivisionError):
+        return None
+    basis, action = common_subspace(hessians)
+    if len(basis) == 0:
+        return None
+    if is_constant_action(basis, subject.constant_images(pattern, basis), action):
+        return ConstantDirections(basis, action)
+    # Directions of another eigenvalue (often 0) may hide those that can be proved: one eigenvalue at a time.
+    for root in positive_roots(action.charpoly()):
+        if root.is_exact:
+            vectors = constant_eigenvectors(hessians, root.lower)
+            own = fmpq_mat(len(vectors), len(vectors), [root.lower if i == j else fmpq(0) for i in range(len(vectors)) for j in range(len(vectors))])
+            if len(vectors) and is_constant_action(vectors, subject.constant_images(pattern, vectors), own):
+                return ConstantDirections(vectors, own)
+    return None
+
+
+def generic_points(subject: Subject, count: int, scale: float, seed: int = 0) -> list[tuple[Fraction, ...]]:
+    """Random points (normal, of this scale), exact."""
+    rng = np.random.default_rng([seed, count])
+    return [tuple(Fraction(float(x)) for x in scale * rng.standard_normal(subject.pieces.dim)) for _ in range(count)]
+
+
+def rational_points(subject: Subject, count: int, seed: int = 0) -> list[tuple[Fraction, ...]]:
+    """Random points with small numerators and denominators, for exact arithmetic."""
+    rng = np.random.default_rng([seed, count, 1])
+    numerators = rng.integers(-15, 16, (count, subject.pieces.dim))
+    return [tuple(Fraction(int(2 * x + 1), 16) for x in row) for row in numerators]
+
+
+def fraction(x: Any) -> Fraction:
+    """A rational of FLINT as one of Python."""
+    return Fraction(int(x.p), int(x.q))
+
+
+def strings(matrix: Sequence[Sequence[Any]] | np.ndarray) -> list[list[str]]:
+    """A matrix of exact numbers for a JSON record."""
+    return [[str(entry) for entry in row] for row in matrix]

@@ -1,0 +1,416 @@
+"""Is the gradient-descent map non-singular? The proof for one loss and one step size, or for all step sizes."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from gdmap.bracket import Bracket
+from gdmap.certify.certificate import Certificate, NearestExceptional
+from gdmap.certify.claims import NEGLIGIBLE_CURVATURE, Claim, Finding, UnprovedError, verify
+from gdmap.certify.constants import Curvature, constant_curvatures, generic_points
+from gdmap.certify.coverage import NOTHING, Coverage
+from gdmap.certify.drawn import Drawn, verify_drawn
+from gdmap.certify.record import new_record
+from gdmap.certify.reasons import reason_of
+from gdmap.certify.search import Effort, claim_of_constant, claims_everywhere, claims_on_piece, telling_points
+from gdmap.certify.step_sizes import exact_step_sizes
+from gdmap.certify.subject import Subject, exact_point
+from gdmap.engines.balls.arithmetic import UndecidedError
+from gdmap.maps import Map
+from gdmap.objectives import AbstractObjective
+
+# Constant curvatures are looked for in losses of at most so many parameters.
+LARGEST_EXAMINED = 3000
+
+
+def certify_nonsingular(
+    objective: AbstractObjective | Map,
+    step_size: Any = None,
+    *,
+    theta: Any = None,
+    exact_decimals: bool = False,
+    assume_bounded: bool = False,
+    starts: int | Callable[[Any], Any] = 60,
+    scale: float = 1.0,
+    seed: int = 0,
+    confidence: float = 0.95,
+    max_pieces: int = 20_000,
+) -> Certificate:
+    """Prove that ``G(theta) = theta - eta grad L(theta)`` is non-singular, that it is singular, or say why not.
+
+    Non-singular means that ``G^-1`` of a null set is a null set: then gradient descent avoids strict saddles and
+    unstable minima from almost every start. On a connected piece where ``L`` is analytic this holds exactly if
+    ``det(I - eta H)`` does not vanish identically, so one point at which it is proved to be non-zero suffices.
+
+    Parameters
+    ----------
+    objective
+        The loss ``L``, or a map: `GradientDescent`, or an `Optimiser` whose update is affine in the gradient (SGD
+        with momentum, Nesterov, weight decay), whose determinant is known in closed form.
+    step_size
+        ``eta``: a float means exactly that binary number, a ``fractions.Fraction`` (or a string like ``"1/10"``)
+        that fraction. A sequence (a schedule) asks for every one of them; ``None`` for every step size at once.
+    theta
+        Weights of interest, shape ``(dim,)``. For a loss with several pieces, where not all of them can be
+        certified, the proof is then about the piece they lie in. float32 weights are the exact numbers they are.
+    exact_decimals
+        Read every float (the step size, the data, constants of the loss) as the decimal number it prints as: 0.1 is
+        1/10.
+    assume_bounded
+        Take it on the user's word that ``L`` is bounded (arXiv:2402.13108, Proposition 18, strengthened): recorded
+        as an assumption.
+    starts, scale, seed
+        The law of initialisations for losses with too many pieces to list: so many draws from ``N(0, scale^2)``;
+        see `gdmap.sweep`.
+    confidence
+        The confidence of a probabilistic scope.
+    max_pieces
+        List the pieces of a loss with one hidden layer if there are at most so many.
+
+    Returns
+    -------
+    Certificate
+        With ``verdict``, ``scope``, ``proof`` (a record that `check_proof` verifies again from the loss alone),
+        ``nearest_exceptional`` and ``explain()``. Status *proved*; with a probabilistic scope *estimated*.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For step sizes that are no positive finite numbers, weights that are not finite or of another shape, and maps
+        that depend on time or are not affine in the gradient.
+    UnsupportedProgramError
+        If the loss is not a piecewise analytic formula of supported operations; names the operation.
+
+    Notes
+    -----
+    Sources: arXiv:2402.13108 (Propositions 9, 18, Theorem 17, repaired), arXiv:2510.24466 (Theorem 1, Lemma 10).
+    """
+    request = read_request(objective, step_size, exact_decimals)
+    subject = Subject(request.objective, exact_decimals)
+    point = None if theta is None else checked_theta(theta, subject.dim)
+    effort = Effort(max_pieces=max_pieces, assume_bounded=assume_bounded)
+    search = Search(subject, request.step_sizes, effort)
+    if request.always is not None:
+        return search.certificate_for_optimiser(request.always)
+    search.everywhere()
+    scope, probability, drawn = "all of parameter space", None, None
+    if not search.is_settled:
+        search.look_for_singular_pieces(point)
+    if not search.is_settled and point is not None:
+        scope = search.on_piece_of(point)
+    elif not search.is_settled and not subject.pieces.is_smooth:
+        drawn = Drawn.from_request(starts, scale, seed, confidence)
+        probability = search.on_drawn_pieces(drawn)
+    elif not search.is_settled and not subject.covers_all:
+        scope = search.on_piece_of(generic_points(subject, 1, 0.3)[0])
+    return search.certificate(scope, probability, request)
+
+
+@dataclass(frozen=True)
+class Request:
+    """A map as gradient descent on an objective: its step sizes, exact.
+
+    ``always`` explains why the map is non-singular whatever the loss, where it is.
+    """
+
+    objective: AbstractObjective
+    step_sizes: tuple[Fraction, ...]
+    exact_decimals: bool
+    always: str | None = None
+    note: str = ""
+
+
+def read_request(objective: Any, step_size: Any, exact_decimals: bool) -> Request:
+    """The objective and the exact step sizes that a call is about."""
+    if isinstance(objective, Map):
+        if step_size is not None:
+            raise ValueError("a map has its own step size: pass the objective to ask for another one")
+        return request_of_map(objective, exact_decimals)
+    if not isinstance(objective, AbstractObjective):
+        raise TypeError(f"expected a gdmap objective or map, got {type(objective).__name__}: wrap the loss in gdmap.Function(f, dim)")
+    sizes = () if step_size is None else exact_step_sizes(step_size, exact_decimals)
+    return Request(objective, sizes, exact_decimals)
+
+
+def request_of_map(map_: Map, exact_decimals: bool) -> Request:
+    """A map as gradient descent with an effective step size."""
+    from gdmap.certify.optimisers import affine_update
+    from gdmap.maps import GradientDescent
+
+    if isinstance(map_, GradientDescent):
+        return Request(map_.objective, exact_step_sizes(map_.step_size, exact_decimals), exact_decimals)
+    update = affine_update(map_, exact_decimals=exact_decimals)
+    if update is None:
+        raise ValueError(
+            "the update of this optimiser is not affine in the gradient, coordinate by coordinate (Adam is not): "
+            "its determinant has no closed form here. Certify plain gradient descent, SGD with momentum, or Nesterov"
+        )
+    if update.kappa == 0:
+        always = f"det DG = {update.alpha}^{map_.objective.dim} at every state: the curvature cancels" if update.alpha != 0 else ""
+        if not always:
+            raise ValueError("the determinant of this optimiser's map is zero at every state: its state has a part without memory")
+        return Request(map_.objective, (), exact_decimals, always=always)
+    size = update.effective_step_size
+    if size is None or size <= 0:
+        raise ValueError(f"the effective step size of this optimiser is {size}: it does not descend")
+    return Request(map_.objective, (size,), exact_decimals, note=f"det DG = ({update.alpha})^n det(I - eta H) with effective step size {size}")
+
+
+def checked_theta(theta: Any, dim: int) -> tuple[Fraction, ...]:
+    """Weights as exact numbers."""
+    array = np.asarray(theta)
+    if array.shape != (dim,):
+        raise ValueError(f"theta has shape {array.shape}, expected ({dim},): pass one flat parameter vector (objective.ravel)")
+    if not np.issubdtype(array.dtype, np.floating):
+        raise TypeError(f"theta must hold floating-point numbers, got dtype {array.dtype}")
+    if not np.all(np.isfinite(array)):
+        raise ValueError("theta holds values that are not finite: nothing is proved about such weights")
+    return exact_point(array.astype(float))
+
+
+@dataclass
+class Search:
+    """Claims proposed, verified, and put together."""
+
+    subject: Subject
+    step_sizes: tuple[Fraction, ...]
+    effort: Effort
+    coverage: Coverage = NOTHING
+    claims: list[Claim] = field(default_factory=list)
+    singular: set[Fraction] = field(default_factory=set)
+    constants: list[tuple[Curvature, str]] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    singular_scope: str = ""
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the question is answered for all of parameter space."""
+        return bool(self.singular) or self.is_covered(self.coverage)
+
+    def is_covered(self, coverage: Coverage) -> bool:
+        """Whether a coverage answers the question with non-singular."""
+        if self.step_sizes:
+            return coverage.covers_all(self.step_sizes)
+        return all(float(high) < NEGLIGIBLE_CURVATURE for _, high in coverage.positive)
+
+    def verified(self, claim: Claim) -> Finding | None:
+        """What a claim proves, or ``None`` if it is not confirmed."""
+        try:
+            finding = verify(self.subject, claim, self.step_sizes)
+        except UnprovedError as error:
+            self.failures.append(f"{claim['kind']}: {error}")
+            return None
+        claim["found"] = finding.figures
+        return finding
+
+    def everywhere(self) -> None:
+        """Prove what can be proved about all of parameter space."""
+        for claim in claims_everywhere(self.subject, self.step_sizes, self.effort):
+            if not self.step_sizes and claim["kind"] == "regular":
+                break
+            finding = self.verified(claim)
+            if finding is None or finding.scope != "everywhere":
+                continue
+            if finding.singular:
+                self.singular |= finding.singular
+                self.claims, self.singular_scope = [claim], "some of the pieces listed"
+                return
+            self.take(claim, finding)
+            if self.is_covered(self.coverage):
+                return
+
+    def take(self, claim: Claim, finding: Finding) -> None:
+        """Add a verified claim to the proof, if it adds anything."""
+        if self.is_covered(finding.coverage):
+            self.coverage, self.claims = finding.coverage, [claim]
+            return
+        both = self.coverage.both(finding.coverage)
+        if both != self.coverage:
+            self.coverage = both
+            self.claims.append(claim)
+
+    def look_for_singular_pieces(self, point: Sequence[Fraction] | None) -> None:
+        """Look for a piece on which a Hessian eigenvalue is constant and makes the map singular."""
+        if self.subject.dim > LARGEST_EXAMINED:
+            return
+        for start in self.interesting_points(point):
+            try:
+                claim = claim_of_constant(self.subject, start)
+            except UndecidedError:
+                continue
+            finding = None if claim is None else self.verified(claim)
+            if claim is not None and finding is not None and finding.singular:
+                self.singular |= finding.singular
+                self.claims = [claim]
+                self.singular_scope = "all of parameter space" if finding.scope == "everywhere" else "one piece, of positive measure"
+                return
+
+    def interesting_points(self, point: Sequence[Fraction] | None) -> list[Sequence[Fraction]]:
+        """Points whose pieces are examined."""
+        first = [] if point is None else [point]
+        if self.subject.pieces.is_smooth:
+            return [*first, generic_points(self.subject, 1, 0.3)[0]]
+        return [*first, *telling_points(self.subject)]
+
+    def on_piece_of(self, point: Sequence[Fraction]) -> str:
+        """Prove what can be proved about the piece of a point; its scope in words."""
+        self.coverage, self.claims = NOTHING, []
+        for claim in claims_on_piece(self.subject, point, self.step_sizes):
+            finding = self.verified(claim)
+            if finding is not None:
+                self.take(claim, finding)
+                if self.is_covered(self.coverage):
+                    break
+        if self.subject.covers_all:
+            return "the piece of the given weights (every point with their pattern)"
+        return "the connected part, free of kinks and of poles, that holds the given weights"
+
+    def on_drawn_pieces(self, drawn: Drawn) -> Bracket | None:
+        """Certify the pieces of random initialisations; a bracket of the probability that is proved."""
+        claim = drawn.claim(self.subject, self.step_sizes)
+        try:
+            finding, probability, singular = verify_drawn(self.subject, claim, self.step_sizes)
+        except UnprovedError as error:
+            self.failures.append(str(error))
+            return None
+        claim["found"] = finding.figures
+        if singular:
+            self.singular |= singular
+            self.singular_scope = "one piece, of positive measure"
+        self.coverage, self.claims = finding.coverage, [claim]
+        return probability
+
+    def known_curvatures(self) -> list[tuple[Curvature, str]]:
+        """Constant curvatures proved on some piece, each with its reason."""
+        subject = self.subject
+        if subject.dim > LARGEST_EXAMINED:
+            return []
+        found: dict[str, tuple[Curvature, str]] = {}
+        for start in self.interesting_points(None):
+            try:
+                pattern = subject.pattern(start)
+                for curvature in constant_curvatures(subject, pattern):
+                    found.setdefault(str(curvature), (curvature, reason_of(subject, pattern, curvature)))
+            except UndecidedError:
+                continue
+        return list(found.values())
+
+    def nearest(self) -> NearestExceptional | None:
+        """The known exceptional step size nearest to one that was asked for."""
+        best: NearestExceptional | None = None
+        for curvature, reason in self.known_curvatures():
+            for size in self.step_sizes:
+                one = nearest_of(curvature, size, reason)
+                if best is None or one.relative_distance < best.relative_distance:
+                    best = one
+        return best
+
+    def certificate(self, scope: str, probability: Bracket | None, request: Request) -> Certificate:
+        """The result."""
+        covered = self.is_covered(self.coverage)
+        assumptions = ["the loss is bounded"] if any(claim.get("assumed_bounded") for claim in self.claims) else []
+        nearest = self.nearest()
+        exceptional = self.left_out()
+        reason = request.note
+        if self.singular:
+            verdict, scope, probability = "singular", self.singular_scope, None
+            if self.step_sizes:
+                sizes = ", ".join(str(float(size)) for size in sorted(self.singular))
+                reason = f"Singular at step size {sizes}" + (f": {nearest.reason}" if nearest is not None else "")
+            else:
+                known = {1 / float(c): why for c, why in self.known_curvatures()}
+                reason = "; ".join(f"exceptional step size {size:.10g}: {known[size]}" for size in sorted(known))
+        elif covered or probability is not None:
+            verdict = "non-singular"
+        else:
+            verdict = "undecided"
+            reason = "Not proved: " + ("; ".join(dict.fromkeys(self.failures[-4:])) or "the excluded curvatures contain it")
+        if probability is not None:
+            confidence = 100 * (probability.confidence or 0)
+            scope = f"pieces of total probability at least {probability.lower:.4g}, at confidence {confidence:g} %"
+        proof = new_record(self.subject, self.step_sizes, verdict, self.claims, assumptions, request)
+        return Certificate(
+            verdict=verdict,  # type: ignore[arg-type]
+            scope=scope,
+            step_sizes=self.step_sizes,
+            proved_up_to=self.proved_up_to() if covered else 0.0,
+            exceptional=exceptional,
+            nearest_exceptional=nearest,
+            probability=probability,
+            method="; ".join(in_words_of(claim) for claim in self.claims) or "none",
+            reason=reason,
+            assumptions=tuple(assumptions),
+            proof=proof,
+        )
+
+    def proved_up_to(self) -> float:
+        """Up to which step size all are proved, apart from the intervals left out."""
+        small = [float(high) for _, high in self.coverage.positive if float(high) < NEGLIGIBLE_CURVATURE]
+        return math.nextafter(1 / max(small), 0.0) if small and max(small) > 0 else math.inf
+
+    def left_out(self) -> tuple[Bracket, ...]:
+        """The intervals of step sizes that the proof for all of them leaves out."""
+        brackets = []
+        for low, high in self.coverage.positive:
+            if float(high) < NEGLIGIBLE_CURVATURE or (math.isinf(float(high)) and math.isinf(float(low))):
+                continue
+            lower = 0.0 if math.isinf(float(high)) else math.nextafter(1 / float(high), 0.0)
+            upper = math.inf if float(low) <= 0 else math.nextafter(1 / float(low), math.inf)
+            value = upper if lower == 0 else lower if math.isinf(upper) else (lower + upper) / 2
+            brackets.append(Bracket(value, lower, upper, "proved", "reciprocals of the curvatures that are not excluded"))
+        return tuple(brackets)
+
+    def certificate_for_optimiser(self, always: str) -> Certificate:
+        """The certificate of a map whose determinant does not depend on the curvature."""
+        claim = {"kind": "closed form", "statement": always}
+        proof = new_record(self.subject, (), "non-singular", [claim], [], None)
+        return Certificate(
+            "non-singular", "all of state space", (), math.inf, (), None, None, f"closed form, {always}", "", (), proof
+        )
+
+
+def nearest_of(curvature: Curvature, step_size: Fraction, reason: str) -> NearestExceptional:
+    """The exceptional step size of a curvature, and how far a step size is from it."""
+    low = Fraction(int(curvature.root.lower.p), int(curvature.root.lower.q))
+    high = Fraction(int(curvature.root.upper.p), int(curvature.root.upper.q))
+    distance = max(abs(step_size * low - 1), abs(step_size * high - 1))
+    value = float(1 / ((low + high) / 2))
+    lower, upper = float(1 / high), float(1 / low)
+    lower = math.nextafter(lower, 0.0) if Fraction(lower) > 1 / high else lower
+    upper = math.nextafter(upper, math.inf) if Fraction(upper) < 1 / low else upper
+    rounded = float(distance)
+    rounded = math.nextafter(rounded, math.inf) if Fraction(rounded) < distance else rounded
+    bracket = Bracket(min(max(value, lower), upper), lower, upper, "proved", "reciprocal of a constant Hessian eigenvalue")
+    return NearestExceptional(bracket, rounded, reason, 1 / low if low == high else None)
+
+
+def in_words_of(claim: Claim) -> str:
+    """How a claim proves what it proves."""
+    kind = claim["kind"]
+    if kind == "growth":
+        if claim.get("assumed_bounded"):
+            return "a bounded analytic loss (assumed) has a point with H below 1/eta"
+        return f"growth: L grows at most like (c/2) r^2 with c = {claim['found']['curvature']}, so some point has H <= c I"
+    if kind == "spectra":
+        where = "all patterns at once, at one point" if claim["pattern"] == "every" else f"{len(claim['points'])} point(s)"
+        how = "a bound on the norm" if claim.get("bound") == "norm" else "verified spectra"
+        return f"{how} of the Hessian ({where})"
+    if kind == "exact spectra":
+        return f"exact characteristic polynomials at {len(claim['points'])} rational points"
+    if kind == "regular":
+        precision = f"{claim['bits']}-bit balls" if claim.get("bits") else "verified double precision"
+        return f"I - eta H is regular at one point ({precision}, Rump's test)"
+    if kind == "every piece":
+        return f"all {claim['n_pieces']} pieces listed and certified one by one ({claim['method']})"
+    if kind == "constant directions":
+        return f"the Hessian acts on {len(claim['basis'])} direction(s) in one way everywhere, exactly"
+    if kind == "drawn pieces":
+        return f"the pieces of {claim['n']} random initialisations certified one by one"
+    return kind
+
+
+__all__ = ["certify_nonsingular"]

@@ -1,0 +1,57 @@
+"""Why a Hessian eigenvalue is constant, in words."""
+
+from typing import Any
+
+import numpy as np
+from flint import fmpq
+
+from gdmap.certify.constants import Curvature, constant_directions
+from gdmap.certify.subject import Subject
+from gdmap.engines.balls.anything import ANY
+from gdmap.engines.pieces import Pattern
+
+
+def reason_of(subject: Subject, pattern: Pattern, curvature: Curvature) -> str:
+    """What makes a curvature constant on a pattern: the known causes are told apart by exact evaluation."""
+    directions = constant_directions(subject, pattern)
+    if directions is None:
+        return "a constant eigenvalue of the Hessian"
+    n = subject.dim
+    if len(directions.basis) == n:
+        return "the loss is a quadratic form of all parameters (linear regression, a one-layer network)"
+    coordinates = own_coordinates(directions.basis, directions.action, curvature)
+    if not coordinates:
+        return "the Hessian acts in one way on some directions, whatever the parameters"
+    dead = dead_kinks(subject, pattern)
+    gradients = [subject.constant_gradient(pattern, k) for k in coordinates]
+    names = ", ".join(map(str, coordinates[:4])) + (", ..." if len(coordinates) > 4 else "")
+    if all(g is not ANY and g == 0 for g in gradients):
+        return (
+            f"the loss is the fixed parabola (c/2) theta_k^2 in parameter {names}, apart from the others (weight decay "
+            "on a parameter that the data do not reach, for instance): one step at this size takes it to 0"
+        )
+    if dead:
+        return f"all units of a layer are dead, and parameter {names} (an output bias) sees a fixed parabola"
+    return f"the loss is a fixed parabola in parameter {names}, apart from the others"
+
+
+def own_coordinates(basis: np.ndarray, action: Any, curvature: Curvature) -> list[int]:
+    """The coordinates that are themselves eigenvectors with this eigenvalue, among the basis."""
+    if curvature.exact is None:
+        return []
+    value = fmpq(curvature.exact.numerator, curvature.exact.denominator)
+    found = []
+    for i, vector in enumerate(basis):
+        support = [k for k, x in enumerate(vector) if x != 0]
+        row = [action[i, j] for j in range(len(basis))]
+        if len(support) == 1 and row[i] == value and all(x == 0 for j, x in enumerate(row) if j != i):
+            found.append(support[0])
+    return found
+
+
+def dead_kinks(subject: Subject, pattern: Pattern) -> bool:
+    """Whether some whole layer of kinks is on its zero side."""
+    return any(np.all(mask == 0) for mask in pattern.masks)
+
+
+__all__ = ["reason_of"]

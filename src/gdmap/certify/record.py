@@ -1,0 +1,170 @@
+"""Proof records: written with a certificate, verified again from the loss and the record alone."""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from gdmap.certify.claims import NEGLIGIBLE_CURVATURE, Claim, UnprovedError, verify
+from gdmap.certify.coverage import NOTHING
+from gdmap.certify.drawn import verify_drawn
+from gdmap.certify.subject import Subject
+from gdmap.objectives import AbstractObjective
+
+FORMAT = "gdmap proof 1"
+# Figures found again agree with those of the record up to this share.
+FIGURES_AGREE = 1e-6
+PACKAGES = ("gdmap", "jax", "jaxlib", "numpy", "python-flint")
+ARITHMETIC = (
+    "exact rationals (FLINT), balls (Arb), and midpoint-radius float64: IEEE double precision rounded to nearest, "
+    "matrix products that sum the ordinary products in any order"
+)
+
+
+def new_record(
+    subject: Subject,
+    step_sizes: Sequence[Fraction],
+    verdict: str,
+    claims: Sequence[Claim],
+    assumptions: Sequence[str],
+    request: Any,
+) -> dict[str, Any]:
+    """The record of a proof: plain values, ready for JSON."""
+    record = {
+        "format": FORMAT,
+        "statement": {
+            "verdict": verdict,
+            "map": "theta - eta grad L(theta)",
+            "step_sizes": [str(size) for size in step_sizes] or "every",
+            "exact_decimals": subject.exact_decimals,
+        },
+        "objective": subject.objective.describe(),
+        "claims": list(claims),
+        "assumptions": list(assumptions),
+        "note": getattr(request, "note", ""),
+        "arithmetic": ARITHMETIC,
+        "versions": {name: version(name) for name in PACKAGES},
+    }
+    record = json.loads(json.dumps(record))
+    return {**record, "digest": digest(record)}
+
+
+def digest(record: dict[str, Any]) -> str:
+    """A hash of a record, its own digest aside: shows accidental changes. Proofs are verified whatever it says."""
+    rest = {key: value for key, value in record.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def agree(one: Any, other: Any) -> bool:
+    """Whether two sets of figures are the same, floats to the rounding of another machine."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(agree(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        return len(one) == len(other) and all(map(agree, one, other))
+    if isinstance(one, float) and isinstance(other, float):
+        return one == other or abs(one - other) <= FIGURES_AGREE * max(1.0, abs(one), abs(other))
+    return one == other
+
+
+@dataclass(frozen=True)
+class Check:
+    """The outcome of verifying a record: truthy if the proof holds."""
+
+    valid: bool
+    reason: str
+
+    def __bool__(self) -> bool:
+        return self.valid
+
+
+def check_proof(objective: AbstractObjective, proof: dict[str, Any] | str | os.PathLike[str]) -> Check:
+    """Verify a proof record again, from the objective and the record alone.
+
+    Every enclosure is computed anew and must agree with the figures of the record. The record must be about this objective:
+    the fingerprint of its trace and data is compared.
+
+    Parameters
+    ----------
+    objective
+        The loss.
+    proof
+        ``certificate.proof``, or the path of a file written by ``certificate.save``.
+
+    Returns
+    -------
+    Check
+        Truthy if the verdict follows; ``reason`` says what was verified, or what fails.
+    """
+    try:
+        record = read_record(proof)
+        return checked(objective, record)
+    except UnprovedError as error:
+        return Check(False, str(error))
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        return Check(False, f"the record is damaged: {type(error).__name__}: {error}")
+
+
+def read_record(proof: Any) -> dict[str, Any]:
+    """A record, from a file if need be."""
+    if isinstance(proof, dict):
+        return proof
+    try:
+        return json.loads(Path(proof).read_text())
+    except OSError as error:
+        raise UnprovedError(f"the record cannot be read: {error}") from error
+    except json.JSONDecodeError as error:
+        raise UnprovedError(f"the record is no JSON: {error}") from error
+
+
+def checked(objective: AbstractObjective, record: dict[str, Any]) -> Check:
+    """Whether the verdict of a record follows from its claims."""
+    if record["format"] != FORMAT:
+        raise UnprovedError(f"the record has format {record['format']!r}, not {FORMAT!r}")
+    if record["digest"] != digest(record):
+        raise UnprovedError("the record was changed after it was written: its digest does not match")
+    about, own = record["objective"], objective.describe()
+    if about["fingerprint"] != own["fingerprint"]:
+        older = {name: v for name, v in record["versions"].items() if version(name) != v}
+        hint = f" (the record was made with {older}, which may trace it differently)" if older else ""
+        raise UnprovedError(f"the record is about another objective: the fingerprints of the traces differ{hint}")
+    statement = record["statement"]
+    sizes = () if statement["step_sizes"] == "every" else tuple(Fraction(size) for size in statement["step_sizes"])
+    if any(size <= 0 for size in sizes) or (statement["step_sizes"] != "every" and not sizes):
+        raise UnprovedError("the record names no positive step size")
+    subject = Subject(objective, bool(statement["exact_decimals"]))
+    coverage, singular, scopes, probability = NOTHING, set(), set(), None
+    for claim in record["claims"]:
+        if claim.get("assumed_bounded") and "the loss is bounded" not in record["assumptions"]:
+            raise UnprovedError("a claim assumes a bounded loss, but the record does not list the assumption")
+        if claim["kind"] == "drawn pieces":
+            finding, probability, found = verify_drawn(subject, claim, sizes)
+            singular |= found
+        else:
+            finding = verify(subject, claim, sizes)
+        if not agree(json.loads(json.dumps(finding.figures)), claim.get("found")):
+            raise UnprovedError(f"the figures of the claim '{claim['kind']}' are not those that verification finds")
+        singular |= finding.singular
+        scopes.add(finding.scope if finding.scope == "everywhere" else json.dumps(claim.get("point", finding.scope)))
+        coverage = coverage.both(finding.coverage)
+    verdict = statement["verdict"]
+    if verdict == "undecided":
+        return Check(False, "the record decides nothing")
+    if verdict == "singular":
+        if not singular:
+            raise UnprovedError("the claims do not prove the map singular at these step sizes")
+        return Check(True, f"singular at step size {', '.join(map(str, sorted(singular)))}: verified")
+    if verdict != "non-singular":
+        raise UnprovedError(f"{verdict!r} is no verdict")
+    if len(scopes) != 1:
+        raise UnprovedError("the claims are about different pieces, or there are none")
+    if not (coverage.covers_all(sizes) if sizes else all(float(h) < NEGLIGIBLE_CURVATURE for _, h in coverage.positive)):
+        raise UnprovedError("the claims do not cover the step sizes of the statement")
+    where = "on all of parameter space" if scopes == {"everywhere"} else "on the piece of the record"
+    if probability is not None:
+        where = f"on pieces of probability at least {probability.lower:.4g}"
+    return Check(True, f"non-singular {where}, {len(record['claims'])} claim(s) verified")

@@ -1,0 +1,151 @@
+"""What a proof is about: the gradient map of one loss, as pieces, and the ways to evaluate it."""
+
+import functools
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from typing import Any
+
+import jax
+import numpy as np
+from flint import arb, fmpq
+
+from gdmap.engines.balls.anything import ANY
+from gdmap.engines.balls.arb import Arb
+from gdmap.engines.balls.arithmetic import Arithmetic, UndecidedError, filled
+from gdmap.engines.balls.mid_rad import Intervals, MidRad, outward
+from gdmap.engines.balls.rational import Rational
+from gdmap.engines.pieces import Pattern, PiecewiseProgram
+from gdmap.engines.precision import float64
+from gdmap.objectives import AbstractObjective
+
+# Precisions tried in turn where verified doubles do not decide.
+BITS = (128, 256, 512)
+# Above this many parameters matrices are not evaluated in arbitrary precision.
+LARGEST_ARBITRARY = 200
+
+
+class Subject:
+    """The map ``theta - eta grad L(theta)`` of an objective.
+
+    ``coordinates`` are the parameters of the map; further inputs of ``function`` (the weights of samples) stand
+    behind them. Points are tuples of exact numbers (`Fraction`).
+    """
+
+    def __init__(
+        self,
+        objective: AbstractObjective,
+        exact_decimals: bool = False,
+        function: Callable[..., Any] | None = None,
+        extra: int = 0,
+    ) -> None:
+        self.objective, self.exact_decimals, self.dim = objective, exact_decimals, objective.dim
+        self.extra = extra
+        self.pieces = PiecewiseProgram(objective.evaluate if function is None else function, objective.dim + extra)
+
+    @property
+    def verified(self) -> MidRad:
+        """Verified double precision."""
+        return MidRad(self.exact_decimals)
+
+    @property
+    def rational(self) -> Rational:
+        """Exact rationals."""
+        return Rational(self.exact_decimals)
+
+    def balls(self, bits: int) -> Arb:
+        """Balls of so many bits."""
+        return Arb(bits, self.exact_decimals)
+
+    @property
+    def covers_all(self) -> bool:
+        """Whether the function of each pattern is analytic on all of parameter space."""
+        return self.pieces.is_analytic_everywhere
+
+    def point(self, point: Sequence[Fraction], arithmetic: Arithmetic) -> Any:
+        """Exact numbers as a value of an arithmetic."""
+        if isinstance(arithmetic, Rational):
+            return filled((len(point),), [fmpq(x.numerator, x.denominator) for x in point])
+        if all(is_float(x) for x in point):
+            exact = type(arithmetic)() if isinstance(arithmetic, MidRad) else Arb(arithmetic.bits)  # type: ignore[attr-defined]
+            return exact.constant(np.array([float(x) for x in point]))
+        if isinstance(arithmetic, MidRad):
+            with Arb(128).active():
+                return outward(filled((len(point),), [arb(fmpq(x.numerator, x.denominator)) for x in point]))
+        with arithmetic.active():
+            return filled((len(point),), [arb(fmpq(x.numerator, x.denominator)) for x in point])
+
+    def pattern(self, point: Sequence[Fraction]) -> Pattern:
+        """The pattern at a point, decided; `UndecidedError` if no precision decides it."""
+        if self.pieces.is_smooth and not self.pieces.shift_indices:
+            return Pattern((), ())
+        try:
+            return self.pieces.pattern(self.point(point, self.verified), self.verified)
+        except UndecidedError:
+            for bits in BITS:
+                try:
+                    arithmetic = self.balls(bits)
+                    return self.pieces.pattern(self.point(point, arithmetic), arithmetic)
+                except UndecidedError as error:
+                    last = error
+        raise last
+
+    def hessian(self, point: Sequence[Fraction], pattern: Pattern, bits: int | None = None) -> Intervals:
+        """An enclosure of the Hessian of a pattern's function at a point, midpoints and radii in float64."""
+        if bits is None:
+            arithmetic: Arithmetic = self.verified
+            return self.pieces.hessian(self.point(point, arithmetic), pattern, arithmetic)
+        arithmetic = self.balls(bits)
+        return outward(self.pieces.hessian(self.point(point, arithmetic), pattern, arithmetic))
+
+    def exact_hessian(self, point: Sequence[Fraction], pattern: Pattern) -> np.ndarray:
+        """The Hessian at a rational point, exact where it is rational, `ANY` elsewhere."""
+        return self.pieces.hessian(self.point(point, self.rational), pattern, self.rational)
+
+    def constant_images(self, pattern: Pattern, directions: Any) -> np.ndarray:
+        """Products of the Hessian of a pattern with exact directions: rationals where they are the same at all points.
+
+        ``directions``: (k, dim), floats or ``fmpq``; the result has the same shape, `ANY` where it may vary.
+        """
+        anywhere = np.full(self.pieces.dim, ANY, object)
+        return self.pieces.hessian(anywhere, pattern, self.rational, directions)
+
+    def constant_gradient(self, pattern: Pattern, coordinate: int) -> Any:
+        """``dL / d theta_k`` where ``theta_k = 0``, exact if it is the same for all other parameters."""
+        theta = np.full(self.pieces.dim, ANY, object)
+        theta[coordinate] = fmpq(0)
+        return self.pieces.gradient(theta, pattern, self.rational)[coordinate]
+
+    @functools.cached_property
+    def compiled_hessian(self) -> Callable[..., Any]:
+        return jax.jit(jax.hessian(self.pieces.forced))
+
+    def float_hessian(self, point: Sequence[Fraction], pattern: Pattern) -> np.ndarray:
+        """The Hessian of a pattern's function in plain float64; for choosing what to prove, never for a proof."""
+        with float64():
+            theta = np.array([float(x) for x in point])
+            masks = [mask.astype(bool) for mask in pattern.masks]
+            hessian = np.asarray(self.compiled_hessian(theta, masks, list(pattern.shifts)))
+        return (hessian + hessian.T) / 2
+
+
+def is_float(x: Fraction) -> bool:
+    """Whether an exact number is a float64."""
+    try:
+        return Fraction(float(x)) == x
+    except OverflowError:
+        return False
+
+
+def exact_point(theta: Any) -> tuple[Fraction, ...]:
+    """A vector of floats (or exact numbers) as exact numbers."""
+    return tuple(x if isinstance(x, Fraction) else Fraction(float(x)) for x in theta)
+
+
+def written(point: Sequence[Fraction]) -> list[str]:
+    """A point for a JSON record: hexadecimal floats, or fractions."""
+    return [float(x).hex() if is_float(x) else f"{x.numerator}/{x.denominator}" for x in point]
+
+
+def read(point: Sequence[str]) -> tuple[Fraction, ...]:
+    """A point of a record."""
+    return tuple(Fraction(x) if "/" in x else Fraction(float.fromhex(x)) for x in point)
