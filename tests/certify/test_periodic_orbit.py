@@ -5,8 +5,8 @@ import json
 import math
 from fractions import Fraction
 
-import gdmap
 import jax.numpy as jnp
+import mpmath
 import numpy as np
 import optax
 import pytest
@@ -14,6 +14,7 @@ from flint import arb, ctx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import gdmap
 from gdmap.certify.ball_map import box, exact, read_exact, written
 from gdmap.certify.periodic_orbit import certify_periodic_orbit, check_periodic_orbit
 
@@ -60,8 +61,10 @@ def test_all_fixed_points_of_the_logistic_map_are_proved(n):
         certificate = certify_periodic_orbit(LOGISTIC, cycle)
         assert certificate.proved and certificate.period == len(cycle) and n % len(cycle) == 0
         assert certificate.stability == "unstable"
-        multiplier = 4 if np.all(cycle == 0) else math.copysign(2 ** len(cycle), certificate.multipliers.mid[0].real)
-        assert contains(certificate.multipliers, [Fraction(multiplier)])
+        size = 4 if np.all(cycle == 0) else 2 ** len(cycle)
+        assert contains(
+            certificate.multipliers, [Fraction(math.copysign(size, certificate.multipliers.mid[0].real))]
+        )
         assert certificate.radius < 1e-30 < 1e-5 < certificate.uniqueness_radius
         assert np.all(np.abs(certificate.points.mid - cycle) <= 1e-10)
         points += len(cycle)
@@ -100,7 +103,9 @@ def henon_two_cycle(eta, beta, product):
     return map_, np.stack([x, (np.roll(x, 1) - x) / eta], axis=1)
 
 
-@pytest.mark.parametrize(("eta", "beta", "product"), [(1.0, -0.3, math.sqrt(6.09)), (0.5, 0.3, 2.8), (2.0, 0.2, 2.6)])
+@pytest.mark.parametrize(
+    ("eta", "beta", "product"), [(1.0, -0.3, math.sqrt(6.09)), (0.5, 0.3, 2.8), (2.0, 0.2, 2.6)]
+)
 def test_the_two_cycle_of_the_henon_map_by_heavy_ball(eta, beta, product):
     map_, states = henon_two_cycle(eta, beta, product)
     certificate = certify_periodic_orbit(map_, states)
@@ -279,6 +284,39 @@ def test_adam_with_a_frozen_preconditioner_at_its_threshold():
         map_ = gdmap.Optimiser(objective, optax.adam, learning_rate=step, frozen={"nu": 1.0}, limit=True)
         certificate = certify_periodic_orbit(map_, np.zeros(2))
         assert certificate.proved and certificate.stability == stability
+
+
+@pytest.mark.parametrize("n", [1, 3, 12, 15])
+def test_a_defective_derivative_has_its_stability_proved(n):
+    """Heavy ball at critical damping: every multiplier is sqrt(beta), double, with one eigenvector."""
+    objective = gdmap.Function(lambda x: x @ x / 2 + jnp.sum(x) ** 4, n)
+    map_ = gdmap.Optimiser(objective, optax.sgd, learning_rate=0.25, momentum=0.25)
+    certificate = certify_periodic_orbit(map_, np.zeros(2 * n))
+    assert certificate.proved and certificate.stability == "stable"
+    assert np.all(np.abs(certificate.multipliers.mid - 0.5) <= certificate.multipliers.rad)
+    assert check_periodic_orbit(map_, certificate.proof)[0]
+
+
+class Kepler(gdmap.Map):
+    """A map that is no optimiser: x -> a + e sin x, whose fixed point solves Kepler's equation."""
+
+    objective: object
+    eccentricity: float
+
+    def update(self, state):
+        return 1.0 + self.eccentricity * jnp.sin(state)
+
+
+def test_any_map_of_the_users():
+    with mpmath.workdps(60):
+        root = mpmath.findroot(lambda x: x - 1 - mpmath.mpf(0.3) * mpmath.sin(x), 1.3)
+        certificate = certify_periodic_orbit(Kepler(WELL, 0.3), np.array([1.29]), bits=150)
+        centre = Fraction(certificate.proof["points"][0][0])
+        distance = abs(mpmath.mpf(centre.numerator) / centre.denominator - root)
+        assert distance <= mpmath.mpf(certificate.radius) < mpmath.mpf(10) ** -40
+        multiplier = mpmath.mpf(0.3) * mpmath.cos(root)
+        assert abs(multiplier - certificate.multipliers.mid[0].real) <= certificate.multipliers.rad[0]
+    assert certificate.stability == "stable" and certificate.uniqueness_radius >= 1
 
 
 def test_equal_multipliers_share_their_enclosure():

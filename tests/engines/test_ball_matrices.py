@@ -235,7 +235,7 @@ def test_products_in_pieces_are_within_their_bound(monkeypatch):
 )
 def test_shapes_and_signs_are_checked(mid, rad):
     for function in (regularity, norm_bound, positive_definite, spectrum_enclosure):
-        with pytest.raises(ValueError, match="square|negative"):
+        with pytest.raises(ValueError, match=r"square|negative"):
             function(mid, rad)
 
 

@@ -50,6 +50,7 @@ class BallMap:
     def __init__(self, map_: Map, bits: int) -> None:
         self.arithmetic = BoxArb(bits)
         self.dim = map_.state_dim
+        self.is_symmetric = isinstance(map_, GradientDescent)
         self.programs = programs_of(Same(map_))
 
     def step(self, x: Array) -> Array:

@@ -211,7 +211,7 @@ def searched(balls: BallMap, lower: Array, upper: Array, max_boxes: int) -> Outc
         for point in points:
             if witnesses.found_with(point):
                 return Outcome("not invertible", tested, witnesses.points, "")
-        halves = halved(low, high, upper - lower)
+        halves = halved(low, high, upper / 2 - lower / 2)
         if halves is None:
             return left_open(balls, low, high, tested)
         waiting.extend(halves)
@@ -304,7 +304,7 @@ def halved(lower: Array, upper: Array, whole: Array) -> list[tuple[Array, Array]
     """Two boxes that cover the box, cut where it is widest relative to the whole; ``None`` if it cannot be cut."""
     middle = centre(lower, upper)
     with np.errstate(invalid="ignore", over="ignore"):
-        width = np.where((lower < middle) & (middle < upper), (upper - lower) / whole, -1.0)
+        width = np.where((lower < middle) & (middle < upper), (upper / 2 - lower / 2) / whole, -1.0)
     axis = int(np.argmax(width))
     if not width[axis] > 0:
         return None
@@ -315,7 +315,7 @@ def halved(lower: Array, upper: Array, whole: Array) -> list[tuple[Array, Array]
 
 def left_open(balls: BallMap, lower: Array, upper: Array, tested: int) -> Outcome:
     """The verdict of a search that ends with this box undecided."""
-    point, width = centre(lower, upper), float(np.max(upper - lower))
+    point, width = centre(lower, upper), 2 * float(np.max(upper / 2 - lower / 2))
     why = (
         f"{tested} box{' was' if tested == 1 else 'es were'} tested, and of those left one has its centre at "
         f"{point} and width {width:.3g}: "

@@ -115,12 +115,20 @@ class Certificate:
             else:
                 about = f"{len(self.step_sizes)} step sizes from {float(min(self.step_sizes)):.6g} to {float(max(self.step_sizes)):.6g}"
         else:
-            about = "every step size" if self.proved_up_to == float("inf") else f"every step size up to {self.proved_up_to:.4g}"
+            about = (
+                "every step size"
+                if self.proved_up_to == float("inf")
+                else f"every step size up to {self.proved_up_to:.4g}"
+            )
             if self.verdict == "singular":
                 about = "some step sizes"
             elif self.verdict == "undecided":
                 about = "every step size"
-        words = {"non-singular": "is non-singular", "singular": "is singular", "undecided": "is not decided to be non-singular"}
+        words = {
+            "non-singular": "is non-singular",
+            "singular": "is singular",
+            "undecided": "is not decided to be non-singular",
+        }
         return f"The map {words[self.verdict]} for {about}."
 
     def warnings(self) -> list[str]:

@@ -9,10 +9,10 @@ from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
-from flint import fmpq
+from flint import arb, fmpq
 
 from gdmap.certify.coverage import NOTHING, Coverage
-from gdmap.certify.constants import Curvature, constant_curvatures, fraction
+from gdmap.certify.constants import Curvature, constant_curvatures, fraction, vanishes
 from gdmap.certify.exact_spectra import (
     common_eigenvalues,
     exact_matrix,
@@ -97,9 +97,20 @@ def require_one_piece(subject: Subject, name: str) -> None:
         raise UnprovedError(f"{name}: the loss is not shown to be analytic everywhere ({limits(subject)})")
 
 
+def require_everywhere(subject: Subject) -> None:
+    """Refuse losses whose pieces' functions are not analytic on all of parameter space."""
+    if not subject.covers_all:
+        raise UnprovedError(
+            f"the functions of the pieces are not shown to be analytic everywhere ({limits(subject)})"
+        )
+
+
 def limits(subject: Subject) -> str:
     """What limits the domain of the loss, in words."""
-    return "; ".join(f"{equation.primitive.name} of a number not shown to be {condition}" for equation, _, condition in subject.pieces.conditions[:3])
+    return "; ".join(
+        f"{equation.primitive.name} of a number not shown to be {condition}"
+        for equation, _, condition in subject.pieces.conditions[:3]
+    )
 
 
 # Points -----------------------------------------------------------------------------------------------------------
@@ -108,8 +119,7 @@ def limits(subject: Subject) -> str:
 def pattern_of(subject: Subject, claim: Claim) -> tuple[Pattern, str]:
     """The pattern a claim is about, and its scope."""
     if claim["pattern"] == "every":
-        if not subject.covers_all:
-            raise UnprovedError(f"the functions of the pieces are not shown to be analytic everywhere ({limits(subject)})")
+        require_everywhere(subject)
         return subject.pieces.every_pattern(), "everywhere"
     if claim["pattern"] != "of the point":
         raise UnprovedError(f"'{claim['pattern']}' is no pattern")
@@ -160,10 +170,12 @@ def own_block(subject: Subject, hessian: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def verify_regular(subject: Subject, claim: Claim, step_sizes: Sequence[Fraction]) -> Finding:
-    """``det(I - eta H) != 0`` at a point, by Rump's test ``||I - R (I - eta H)|| < 1``."""
+    """``det(I - eta H) != 0`` at a point: Rump's test ``||I - R (I - eta H)|| < 1``, or the determinant in balls."""
     pattern, scope = pattern_of(subject, claim)
     (point,) = points_of(subject, claim, scope)
-    mid, rad = own_block(subject, subject.hessian(point, pattern, claim.get("bits")))
+    if claim.get("bits") is not None:
+        return verify_determinant(subject, pattern, point, int(claim["bits"]), scope, step_sizes)
+    mid, rad = own_block(subject, subject.hessian(point, pattern))
     proved, norms = set(), {}
     for step_size in step_sizes:
         norm = matrices.regularity(*identity_minus(mid, rad, step_size))
@@ -171,8 +183,29 @@ def verify_regular(subject: Subject, claim: Claim, step_sizes: Sequence[Fraction
         if norm < 1:
             proved.add(step_size)
     if not proved:
-        raise UnprovedError(f"the regularity test fails: ||I - R(I - eta H)|| is bounded by {max(norms.values()):.3g} only")
+        worst = max(norms.values(), default=np.inf)
+        raise UnprovedError(f"the regularity test fails: ||I - R(I - eta H)|| is bounded by {worst:.3g} only")
     return Finding(NOTHING._replace(only=frozenset(proved)), scope, {"regularity": norms})
+
+
+def verify_determinant(
+    subject: Subject, pattern: Pattern, point: Any, bits: int, scope: str, step_sizes: Sequence[Fraction]
+) -> Finding:
+    """The sign of ``det(I - eta H)`` in balls of so many bits."""
+    arithmetic = subject.balls(bits)
+    hessian = subject.pieces.hessian(subject.point(point, arithmetic), pattern, arithmetic)
+    hessian = hessian[: subject.dim, : subject.dim]
+    signs = {}
+    with arithmetic.active():
+        for step_size in step_sizes:
+            eta = arb(fmpq(step_size.numerator, step_size.denominator))
+            matrix = -eta * hessian
+            matrix[np.diag_indices(subject.dim)] += arb(1)
+            signs[step_size] = matrices.determinant_sign(matrix)
+    proved = frozenset(step_size for step_size, sign in signs.items() if sign)
+    if not proved:
+        raise UnprovedError(f"the determinant of I - eta H is not told from zero with {bits} bits")
+    return Finding(NOTHING._replace(only=proved), scope, {"signs": {str(s): sign for s, sign in signs.items()}})
 
 
 def identity_minus(mid: np.ndarray, rad: np.ndarray, step_size: Fraction) -> tuple[np.ndarray, np.ndarray]:
@@ -192,10 +225,10 @@ def identity_minus(mid: np.ndarray, rad: np.ndarray, step_size: Fraction) -> tup
 def verify_exact(subject: Subject, claim: Claim, step_sizes: Sequence[Fraction]) -> Finding:
     """The common roots of the characteristic polynomials at rational points, in exact arithmetic."""
     pattern, scope = pattern_of(subject, claim)
-    if claim["pattern"] == "every" and not subject.pieces.is_smooth:
-        raise UnprovedError("exact spectra are those of one pattern")
     coverage, _ = exact_coverage(subject, pattern, points_of(subject, claim, scope))
-    return Finding(coverage, scope, {"excluded_curvatures": [[str(low), str(high)] for low, high in coverage.excluded]})
+    return Finding(
+        coverage, scope, {"excluded_curvatures": [[str(low), str(high)] for low, high in coverage.excluded]}
+    )
 
 
 def exact_coverage(
@@ -207,7 +240,7 @@ def exact_coverage(
         for point in points:
             hessian = subject.exact_hessian(point, pattern)[: subject.dim, : subject.dim]
             if any(entry is ANY for entry in hessian.ravel()):
-                raise UnprovedError("the Hessian is not rational at rational points")
+                raise UnprovedError("the Hessian is not rational at rational points, or not the same for every pattern")
             yield hessian
 
     found = common_eigenvalues(hessians())
@@ -217,11 +250,12 @@ def exact_coverage(
 
 def verify_every_piece(subject: Subject, claim: Claim, step_sizes: Sequence[Fraction]) -> Finding:
     """All pieces, enumerated: on each the Hessian is evaluated at the points of the claim."""
-    if not subject.covers_all:
-        raise UnprovedError(f"the functions of the pieces are not shown to be analytic everywhere ({limits(subject)})")
+    require_everywhere(subject)
     margins = affine_margins(subject)
     if margins is None:
-        raise UnprovedError("the kinks are not decided by affine functions of the parameters: the pieces cannot be listed")
+        raise UnprovedError(
+            "the kinks are not decided by affine functions of the parameters: the pieces cannot be listed"
+        )
     if claim["n_pieces"] != margins.n_pieces:
         raise UnprovedError(f"there are {margins.n_pieces} pieces, not {claim['n_pieces']}")
     points = points_of(subject, claim, "everywhere")
@@ -235,7 +269,8 @@ def verify_every_piece(subject: Subject, claim: Claim, step_sizes: Sequence[Frac
         coverage = own if coverage is None else coverage.each(own)
         if roots or not own.covers_all(step_sizes):
             with_candidates += 1
-            for curvature in constant_curvatures(subject, piece.pattern):
+            candidates = [low for low, high in roots if isinstance(low, Fraction) and low == high]
+            for curvature in constant_curvatures(subject, piece.pattern, candidates):
                 constants[str(curvature)] = constants.get(str(curvature), 0) + 1
                 singular |= {size for size in step_sizes if curvature.is_exactly(1 / size)}
     if count != claim["n_pieces"] or coverage is None:
@@ -286,6 +321,17 @@ def verify_constant(subject: Subject, claim: Claim, step_sizes: Sequence[Fractio
     return Finding(NOTHING, "everywhere" if whole else "piece", figures, singular)
 
 
+def verify_vanishing(subject: Subject, claim: Claim, step_sizes: Sequence[Fraction]) -> Finding:
+    """``det(I - eta H)`` is the zero polynomial on a piece."""
+    point = read(claim["point"])
+    pattern = subject.pattern(point)
+    singular = frozenset(size for size in step_sizes if vanishes(subject, pattern, 1 / size))
+    if not singular:
+        raise UnprovedError("the determinant is not shown to vanish identically")
+    whole = subject.pieces.is_smooth and subject.covers_all
+    return Finding(NOTHING, "everywhere" if whole else "piece", {"pattern": pattern.digest}, singular)
+
+
 def rationals(rows: Sequence[Sequence[str]]) -> np.ndarray:
     """A matrix of exact numbers of a record."""
     matrix = np.empty((len(rows), len(rows[0])), object)
@@ -303,4 +349,5 @@ RULES: dict[str, Callable[[Subject, Claim, Sequence[Fraction]], Finding]] = {
     "exact spectra": verify_exact,
     "every piece": verify_every_piece,
     "constant directions": verify_constant,
+    "vanishing determinant": verify_vanishing,
 }

@@ -1,5 +1,6 @@
 """Hessian eigenvalues that are the same at all points of a piece, proved by directions on which ``H`` acts constantly."""
 
+import math
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -7,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from flint import fmpq, fmpq_mat
 
+from gdmap.bracket import Bracket
 from gdmap.certify.exact_spectra import (
     Root,
     common_subspace,
@@ -14,16 +16,22 @@ from gdmap.certify.exact_spectra import (
     constant_eigenvectors,
     is_constant_action,
     positive_roots,
+    vanishes_identically,
 )
 from gdmap.certify.subject import Subject
 from gdmap.engines.balls.anything import ANY
 from gdmap.engines.balls.arithmetic import UndecidedError
+from gdmap.engines.balls.polynomial import Polynomials
 from gdmap.engines.pieces import Pattern
+from gdmap.engines.program import UnsupportedProgramError
 
 # Above this many parameters only coordinates whose rows look constant are examined.
 LARGEST_EXAMINED = 150
 # Exact spectra beyond this size take too long.
 LARGEST_EXACT = 60
+# Determinants of larger matrices of polynomials are not expanded, nor those of more terms.
+LARGEST_SYMBOLIC = 16
+MOST_TERMS = 20_000
 # Rows of two Hessians that agree so far may be constant.
 AGREEMENT = 1e-9
 
@@ -49,6 +57,23 @@ class Curvature(NamedTuple):
         """Whether it is this number."""
         return self.exact == value
 
+    @property
+    def step_size(self) -> Bracket:
+        """The exceptional step size, its reciprocal; status *proved*."""
+        low, high = fraction(self.root.lower), fraction(self.root.upper)
+        lower, upper = float(1 / high), float(1 / low)
+        lower = math.nextafter(lower, 0.0) if Fraction(lower) > 1 / high else lower
+        upper = math.nextafter(upper, math.inf) if Fraction(upper) < 1 / low else upper
+        value = min(max(float(2 / (low + high)), lower), upper)
+        return Bracket(value, lower, upper, "proved", "reciprocal of a constant Hessian eigenvalue")
+
+    def relative_distance(self, step_size: Fraction) -> float:
+        """``|eta - eta*| / eta*`` for the exceptional step size ``eta* = 1 / c``, rounded upward."""
+        ends = (fraction(self.root.lower), fraction(self.root.upper))
+        distance = max(abs(step_size * end - 1) for end in ends)
+        rounded = float(distance)
+        return math.nextafter(rounded, math.inf) if Fraction(rounded) < distance else rounded
+
     def __float__(self) -> float:
         return float(self.root)
 
@@ -56,12 +81,41 @@ class Curvature(NamedTuple):
         return str(self.exact) if self.exact is not None else repr(float(self.root))
 
 
-def constant_curvatures(subject: Subject, pattern: Pattern) -> list[Curvature]:
-    """The positive eigenvalues that are proved to be constant on a pattern, ascending."""
+def constant_curvatures(
+    subject: Subject, pattern: Pattern, candidates: Sequence[Fraction] = ()
+) -> list[Curvature]:
+    """The positive eigenvalues that are proved to be constant on a pattern, ascending.
+
+    Besides those with constant directions, the ``candidates`` for which ``det(c I - H)`` vanishes identically.
+    """
     directions = constant_directions(subject, pattern)
-    if directions is None:
-        return []
-    return [Curvature(root) for root in positive_roots(directions.action.charpoly())]
+    found = [] if directions is None else [Curvature(r) for r in positive_roots(directions.action.charpoly())]
+    for candidate in candidates:
+        known = any(curvature.is_exactly(candidate) for curvature in found)
+        if not known and vanishes(subject, pattern, candidate):
+            root = fmpq(candidate.numerator, candidate.denominator)
+            found.append(Curvature(Root(root, root)))
+    return sorted(found, key=float)
+
+
+def vanishes(subject: Subject, pattern: Pattern, curvature: Fraction) -> bool:
+    """Whether ``det(c I - H(theta))`` is shown to be the zero polynomial of all parameters.
+
+    Symbolic, hence for small polynomial losses only; eigenvectors may move with the parameters.
+    """
+    if subject.dim > LARGEST_SYMBOLIC or subject.extra:
+        return False
+    try:
+        polynomials = Polynomials(subject.dim, subject.exact_decimals)
+        hessian = subject.pieces.hessian(polynomials.variables(), pattern, polynomials)
+        shift = polynomials.context.constant(fmpq(curvature.numerator, curvature.denominator))
+        rows = [
+            [(shift if i == j else 0 * shift) - hessian[i, j] for j in range(subject.dim)]
+            for i in range(subject.dim)
+        ]
+        return vanishes_identically(rows, MOST_TERMS)
+    except (UndecidedError, UnsupportedProgramError, ValueError, TypeError):
+        return False
 
 
 def constant_directions(subject: Subject, pattern: Pattern) -> ConstantDirections | None:
@@ -93,7 +147,9 @@ def from_coordinates(subject: Subject, pattern: Pattern) -> ConstantDirections |
     block = constant_block(rows)
     if not block.indices:
         return None
-    basis = np.array([[fmpq(int(k == index)) for k in range(subject.pieces.dim)] for index in block.indices], object)
+    basis = np.array(
+        [[fmpq(int(k == index)) for k in range(subject.pieces.dim)] for index in block.indices], object
+    )
     return ConstantDirections(basis, block.matrix)
 
 
@@ -128,7 +184,11 @@ def from_polynomial(subject: Subject, pattern: Pattern) -> ConstantDirections | 
     for root in positive_roots(action.charpoly()):
         if root.is_exact:
             vectors = constant_eigenvectors(hessians, root.lower)
-            own = fmpq_mat(len(vectors), len(vectors), [root.lower if i == j else fmpq(0) for i in range(len(vectors)) for j in range(len(vectors))])
+            own = fmpq_mat(
+                len(vectors),
+                len(vectors),
+                [root.lower if i == j else fmpq(0) for i in range(len(vectors)) for j in range(len(vectors))],
+            )
             if len(vectors) and is_constant_action(vectors, subject.constant_images(pattern, vectors), own):
                 return ConstantDirections(vectors, own)
     return None
@@ -137,7 +197,9 @@ def from_polynomial(subject: Subject, pattern: Pattern) -> ConstantDirections | 
 def generic_points(subject: Subject, count: int, scale: float, seed: int = 0) -> list[tuple[Fraction, ...]]:
     """Random points (normal, of this scale), exact."""
     rng = np.random.default_rng([seed, count])
-    return [tuple(Fraction(float(x)) for x in scale * rng.standard_normal(subject.pieces.dim)) for _ in range(count)]
+    return [
+        tuple(Fraction(float(x)) for x in scale * rng.standard_normal(subject.pieces.dim)) for _ in range(count)
+    ]
 
 
 def rational_points(subject: Subject, count: int, seed: int = 0) -> list[tuple[Fraction, ...]]:

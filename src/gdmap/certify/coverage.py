@@ -22,7 +22,9 @@ class Coverage(NamedTuple):
     def covers(self, step_size: Fraction) -> bool:
         """Whether this step size is proved."""
         curvature = 1 / step_size
-        return step_size in self.only or not any(at_most(low, curvature) and at_most(curvature, high) for low, high in self.excluded)
+        return step_size in self.only or not any(
+            at_most(low, curvature) and at_most(curvature, high) for low, high in self.excluded
+        )
 
     def covers_all(self, step_sizes: Iterable[Fraction]) -> bool:
         """Whether all of them are proved."""

@@ -92,7 +92,12 @@ def verify_drawn(
             coverage = coverage.each(own)
     bound = unseen_probability(int(claim["n"]), failures, float(claim["confidence"]))
     probability = Bracket(
-        1 - bound.value, 1 - bound.upper, 1 - bound.lower, "estimated", "Clopper-Pearson on certified draws", bound.confidence
+        1 - bound.value,
+        1 - bound.upper,
+        1 - bound.lower,
+        "estimated",
+        "Clopper-Pearson on certified draws",
+        bound.confidence,
     )
     figures = {"failures": failures, "pieces": len(seen), "probability_at_least": probability.lower}
     return Finding(coverage, "drawn", figures), probability, frozenset()

@@ -25,6 +25,8 @@ from gdmap.engines.ranges import dependent, intervals
 
 # Rounding: a sum or product of k non-negative floats is off by less than (k + 1) * ULP, relatively.
 ULP = 2.0**-52
+# The power method stops when the bound improves by less than this share in a step.
+SETTLED = 1e-3
 # Bounds with more terms than this are not set up.
 MOST_TERMS = 30_000_000
 LOG_2 = math.nextafter(math.log(2), 1)
@@ -306,7 +308,8 @@ class GrowthAnalysis:
         if name in ("mul", "div") and all(self.is_positive(atom) for atom in inputs):
             other = sign if name == "mul" else -sign
             parts = [self.log_form_of(atom, s) for atom, s in zip(inputs, (sign, other), strict=True)]
-            return added(*(repeated(part, count) for part in parts))
+            shape = shape_of(variable)
+            return added(*(spread(part, shape_of(atom), shape) for part, atom in zip(parts, inputs, strict=True)))
         if name == "reduce_sum" and self.is_positive(inputs[0]):
             self.note("log of a sum of n terms is at most log n more than the largest log")
             rows = rows_of(equation)
@@ -358,7 +361,7 @@ class GrowthAnalysis:
         count = size_of(equation.outvars[0])
         for factor, part in ((one, other), (other, one)):
             if is_exact(self.interval(factor)):
-                return self.scaled_by(part, self.spread(factor, shape), sign, count)
+                return self.scaled_by(part, self.exact_value(factor, shape), sign, shape)
         if self.same.are_same(one, other):
             return self.squared(one, sign)
         for factor, part in ((one, other), (other, one)):
@@ -366,25 +369,25 @@ class GrowthAnalysis:
             if np.all(size < np.inf):
                 lower = self.ends(factor)[0]
                 signed = sign if np.all(lower >= 0) else 0
-                form = repeated(self.form(part, signed), count)
+                form = spread(self.form(part, signed), shape_of(part), shape)
                 return scaled(positive(form), size)
         left, right = self.linear_modulus(one), self.linear_modulus(other)
         if left is None or right is None:
             self.note("a product of more than two parameters: faster than a square")
             return self.unbounded(count)
         self.note("|x y| <= (t|x| + |y|/t)^2 / 4")
-        return mixed_products(repeated(left, count), repeated(right, count))
+        return mixed_products(spread(left, shape_of(one), shape), spread(right, shape_of(other), shape))
 
-    def spread(self, atom: Any, shape: tuple[int, ...]) -> np.ndarray:
+    def exact_value(self, atom: Any, shape: tuple[int, ...]) -> np.ndarray:
         """The value of an exact operand in a shape, flattened."""
         return np.broadcast_to(np.broadcast_to(self.interval(atom).lower, shape_of(atom)), shape).ravel()
 
-    def scaled_by(self, part: Any, factor: np.ndarray, sign: int, count: int) -> Form:
+    def scaled_by(self, part: Any, factor: np.ndarray, sign: int, shape: tuple[int, ...]) -> Form:
         """A product with exact constants."""
-        up = scaled(repeated(self.form(part, sign), count), np.maximum(factor, 0))
+        up = scaled(spread(self.form(part, sign), shape_of(part), shape), np.maximum(factor, 0))
         if np.all(factor >= 0):
             return up
-        down = scaled(repeated(self.form(part, -sign), count), np.maximum(-factor, 0))
+        down = scaled(spread(self.form(part, -sign), shape_of(part), shape), np.maximum(-factor, 0))
         return added(up, down)
 
     def squared(self, atom: Any, sign: int) -> Form:
@@ -525,9 +528,12 @@ def picked(form: Form, index: np.ndarray) -> Form:
     )
 
 
-def repeated(form: Form, count: int) -> Form:
-    """A form of one element for ``count`` of them."""
-    return form if len(form.constant) == count else picked(form, np.zeros(count, int))
+def spread(form: Form, shape: tuple[int, ...], target: tuple[int, ...]) -> Form:
+    """The form of a variable of one shape for one that it is broadcast to."""
+    if shape == target:
+        return form
+    index = np.arange(math.prod(shape)).reshape(shape)
+    return picked(form, np.broadcast_to(index, target).ravel())
 
 
 def stacked(forms: Sequence[Form]) -> Form:
@@ -624,17 +630,22 @@ def largest_eigenvalue(slopes: sp.csr_array) -> float:
     z = np.ones(slopes.shape[1])
     best = np.full(int(label.max()) + 1, np.inf)
     longest = int(np.max(np.diff(slopes.indptr))) + int(np.max(np.diff(transposed.indptr)))
-    for _ in range(60):
+    last = math.inf
+    for step in range(60):
         product = transposed @ (slopes @ z)
         quotient = np.where(active, product / z, 0.0) * (1 + (longest + 4) * ULP)
         worst = np.zeros(len(best))
         np.maximum.at(worst, part, quotient)
         best = np.minimum(best, worst)
+        now = float(np.max(best[part[active]]))
+        if step > 2 and last - now <= SETTLED * now:
+            break
+        last = now
         peak = np.zeros(len(best))
         np.maximum.at(peak, part, product)
         z = np.where(active, product / np.where(peak > 0, peak, 1.0)[part], 1.0)
         z = np.maximum(z, 1e-6)
-    return float(np.max(best[part[active]]))
+    return math.nextafter(max(float(np.max(best[part[active]])), 1e-280), math.inf)
 
 
 def rows_of(equation: Any) -> np.ndarray:
@@ -685,17 +696,21 @@ def pairs(equation: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
 Rule = Callable[[GrowthAnalysis, Any, int], Form]
 
 
+def operand(analysis: GrowthAnalysis, equation: Any, atom: Any, sign: int) -> Form:
+    """The form of an operand, spread to the shape of the result."""
+    return spread(analysis.form(atom, sign), shape_of(atom), shape_of(equation.outvars[0]))
+
+
 def add_rule(analysis: GrowthAnalysis, equation: Any, sign: int) -> Form:
     """A sum."""
-    count = size_of(equation.outvars[0])
-    return added(*(repeated(analysis.form(atom, sign), count) for atom in equation.invars))
+    left, right = equation.invars
+    return added(operand(analysis, equation, left, sign), operand(analysis, equation, right, sign))
 
 
 def sub_rule(analysis: GrowthAnalysis, equation: Any, sign: int) -> Form:
     """A difference."""
-    count = size_of(equation.outvars[0])
-    left, right = (analysis.form(atom, s) for atom, s in zip(equation.invars, (sign, -sign), strict=True))
-    return added(repeated(left, count), repeated(right, count))
+    left, right = equation.invars
+    return added(operand(analysis, equation, left, sign), operand(analysis, equation, right, -sign))
 
 
 def div_rule(analysis: GrowthAnalysis, equation: Any, sign: int) -> Form:
@@ -710,9 +725,9 @@ def div_rule(analysis: GrowthAnalysis, equation: Any, sign: int) -> Form:
     if np.all(lower == upper) and np.all(1 / least * least == 1) and np.all(np.log2(least) % 1 == 0):
         size = 1 / least  # powers of two are exact
     if np.all(lower > 0) and np.all(lower == upper):
-        return scaled_division(repeated(analysis.form(one, sign), count), size, least)
+        return scaled_division(operand(analysis, equation, one, sign), size, least)
     signed = sign if np.all(lower > 0) else -sign if np.all(upper < 0) else 0
-    return scaled(positive(repeated(analysis.form(one, signed), count)), size)
+    return scaled(positive(operand(analysis, equation, one, signed)), size)
 
 
 def scaled_division(form: Form, size: np.ndarray, divisor: np.ndarray) -> Form:
@@ -724,8 +739,7 @@ def scaled_division(form: Form, size: np.ndarray, divisor: np.ndarray) -> Form:
 
 def maximum_rule(analysis: GrowthAnalysis, equation: Any, sign: int) -> Form:
     """``max``: a bound of both; of the negative: of the first that has one."""
-    count = size_of(equation.outvars[0])
-    forms = [repeated(analysis.form(atom, sign), count) for atom in equation.invars]
+    forms = [operand(analysis, equation, atom, sign) for atom in equation.invars]
     if (equation.primitive.name == "max") == (sign > 0):
         return joined(*forms)
     return min(forms, key=lambda form: (not form.is_finite, not form.is_linear, form.linear.nnz))
@@ -791,7 +805,7 @@ def any_power_rule(analysis: GrowthAnalysis, equation: Any, sign: int) -> Form:
     count, (base, exponent) = size_of(equation.outvars[0]), equation.invars
     lower, upper = analysis.ends(exponent)
     if sign > 0 and np.all(lower == upper) and np.all(lower >= 0) and np.all(upper <= 1):
-        return added(analysis.constants(np.ones(count)), positive(repeated(analysis.form(base, 1), count)))
+        return added(analysis.constants(np.ones(count)), positive(operand(analysis, equation, base, 1)))
     if sign > 0 and np.all(lower == 2) and np.all(upper == 2):
         return analysis.squared(base, sign)
     return analysis.unbounded(count)
@@ -815,15 +829,15 @@ def log_rule(analysis: GrowthAnalysis, equation: Any, sign: int) -> Form:
 
 def log1p_rule(analysis: GrowthAnalysis, equation: Any, sign: int) -> Form:
     """``log(1 + v)``: of an exponential, at most ``log 2`` plus the exponent."""
-    count, (operand,) = size_of(equation.outvars[0]), equation.invars
+    count, (inner,) = size_of(equation.outvars[0]), equation.invars
     if sign < 0:
         return analysis.unbounded(count)
-    maker = analysis.same.maker(operand)
+    maker = analysis.same.maker(inner)
     if maker is not None and maker.primitive.name == "exp":
         analysis.note("log(1 + exp(z)) grows like |z|")
         return added(analysis.constants(np.full(count, LOG_2)), positive(analysis.form(maker.invars[0], 1)))
     analysis.note("log(1 + v) <= log 2 + 2 u if v <= (1 + u)^2")
-    slow = scaled(below_root(analysis.form(operand, 1)), np.full(count, 2.0))
+    slow = scaled(below_root(analysis.form(inner, 1)), np.full(count, 2.0))
     return added(analysis.constants(np.full(count, LOG_2)), slow)
 
 
@@ -857,7 +871,7 @@ def expm1_rule(analysis: GrowthAnalysis, equation: Any, sign: int) -> Form:
 
 def select_rule(analysis: GrowthAnalysis, equation: Any, sign: int) -> Form:
     """A choice: the branch, where it is decided, a bound of every branch elsewhere."""
-    count, (which, *branches) = size_of(equation.outvars[0]), equation.invars
+    which, *branches = equation.invars
     shape = shape_of(equation.outvars[0])
     lower, upper = (np.broadcast_to(x.reshape(shape_of(which)), shape).ravel() for x in analysis.ends(which))
     result: Form | None = None
@@ -871,26 +885,25 @@ def select_rule(analysis: GrowthAnalysis, equation: Any, sign: int) -> Form:
             form = form._replace(constant=np.where(possible, form.constant, -np.inf))
         result = form if result is None else joined(result, form)
     assert result is not None
-    return repeated(result, count)
+    return result
 
 
 def scatter_rule(analysis: GrowthAnalysis, equation: Any, sign: int) -> Form:
     """``scatter-add`` at constant indices."""
-    operand, indices, updates = equation.invars
+    target, indices, updates = equation.invars
     if not isinstance(indices, Literal) and indices in analysis.varying:
         return analysis.unbounded(size_of(equation.outvars[0]))
     index = np.asarray(analysis.ends(indices)[0].reshape(shape_of(indices)), np.dtype(indices.aval.dtype))
     targets = structure.scatter_targets(equation, index).ravel()
     kept = np.flatnonzero(targets >= 0)
-    matrix = sp.csr_array((np.ones(len(kept)), (targets[kept], kept)), shape=(size_of(operand), size_of(updates)))
-    return added(analysis.form(operand, sign), combined(matrix, analysis.form(updates, sign)))
+    matrix = sp.csr_array((np.ones(len(kept)), (targets[kept], kept)), shape=(size_of(target), size_of(updates)))
+    return added(analysis.form(target, sign), combined(matrix, analysis.form(updates, sign)))
 
 
 def clamp_rule(analysis: GrowthAnalysis, equation: Any, sign: int) -> Form:
     """``clamp``: at most the larger of its lower end and the operand."""
-    count = size_of(equation.outvars[0])
-    low, operand, high = (repeated(analysis.form(atom, sign), count) for atom in equation.invars)
-    return joined(joined(low, high), operand)
+    low, middle, high = (operand(analysis, equation, atom, sign) for atom in equation.invars)
+    return joined(joined(low, high), middle)
 
 
 RULES: dict[str, Rule] = {

@@ -10,7 +10,7 @@ import numpy as np
 from gdmap.certify.arrangement import count_cells, iter_cells
 from gdmap.certify.subject import Subject
 from gdmap.engines.balls.anything import ANY
-from gdmap.engines.pieces import Pattern, PiecewiseProgram
+from gdmap.engines.pieces import Pattern, PiecewiseProgram, mask_of_signs
 
 PAIRS = ("max", "min", "abs", "sign", "gt", "ge", "lt", "le", "eq", "ne")
 
@@ -73,7 +73,9 @@ class MarginProgram:
             if id(equation) in kinks:
                 shape = equation.outvars[0].aval.shape
                 other = 0.0 if equation.primitive.name in ("abs", "sign") else operands[1]
-                found[id(equation)] = jnp.ravel(jnp.broadcast_to(operands[0], shape) - jnp.broadcast_to(other, shape))
+                found[id(equation)] = jnp.ravel(
+                    jnp.broadcast_to(operands[0], shape) - jnp.broadcast_to(other, shape)
+                )
 
         self.pieces.forced(theta, masks, levels, watch)
         return jnp.concatenate([found[id(kink.equation)] for kink in self.pieces.kinks])
@@ -81,11 +83,14 @@ class MarginProgram:
 
 def every_piece(subject: Subject, margins: Margins) -> Iterator[Piece]:
     """All pieces, each once, with an exact point inside; complete (see `gdmap.certify.arrangement`)."""
-    shapes = [kink.mask_shape for kink in subject.pieces.kinks]
+    equations = [kink.equation for kink in subject.pieces.kinks]
+    shapes = [equation.outvars[0].aval.shape for equation in equations]
     sizes = [int(np.prod(shape, dtype=int)) for shape in shapes]
     levels = subject.pieces.every_pattern().shifts
     for cell in iter_cells(margins.normals, margins.offsets):
-        # A margin that is zero at all parameters is no kink; its side does not matter.
-        sides = np.where(np.array(cell.signs) >= 0, 1, 0).astype(np.int8)
-        masks = [part.reshape(shape) for part, shape in zip(np.split(sides, np.cumsum(sizes)[:-1]), shapes, strict=True)]
+        parts = np.split(np.array(cell.signs), np.cumsum(sizes)[:-1])
+        masks = [
+            mask_of_signs(equation, part.reshape(shape))
+            for equation, part, shape in zip(equations, parts, shapes, strict=True)
+        ]
         yield Piece(Pattern(tuple(masks), levels), tuple(Fraction(int(x.p), int(x.q)) for x in cell.point))

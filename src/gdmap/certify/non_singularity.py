@@ -1,14 +1,14 @@
 """Is the gradient-descent map non-singular? The proof for one loss and one step size, or for all step sizes."""
 
+import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
-import numpy as np
-
 from gdmap.bracket import Bracket
+from gdmap.certify.batches import batch_subject, listed_batches
 from gdmap.certify.certificate import Certificate, NearestExceptional
 from gdmap.certify.claims import NEGLIGIBLE_CURVATURE, Claim, Finding, UnprovedError, verify
 from gdmap.certify.constants import Curvature, constant_curvatures, generic_points
@@ -16,9 +16,16 @@ from gdmap.certify.coverage import NOTHING, Coverage
 from gdmap.certify.drawn import Drawn, verify_drawn
 from gdmap.certify.record import new_record
 from gdmap.certify.reasons import reason_of
-from gdmap.certify.search import Effort, claim_of_constant, claims_everywhere, claims_on_piece, telling_points
-from gdmap.certify.step_sizes import exact_step_sizes
-from gdmap.certify.subject import Subject, exact_point
+from gdmap.certify.search import (
+    Effort,
+    claim_of_constant,
+    claim_of_vanishing,
+    claims_everywhere,
+    claims_on_piece,
+    telling_points,
+)
+from gdmap.certify.request import Request, checked_theta, read_request
+from gdmap.certify.subject import Subject
 from gdmap.engines.balls.arithmetic import UndecidedError
 from gdmap.maps import Map
 from gdmap.objectives import AbstractObjective
@@ -32,6 +39,8 @@ def certify_nonsingular(
     step_size: Any = None,
     *,
     theta: Any = None,
+    batch_size: int | None = None,
+    batches: Sequence[Sequence[int]] | None = None,
     exact_decimals: bool = False,
     assume_bounded: bool = False,
     starts: int | Callable[[Any], Any] = 60,
@@ -57,6 +66,9 @@ def certify_nonsingular(
     theta
         Weights of interest, shape ``(dim,)``. For a loss with several pieces, where not all of them can be
         certified, the proof is then about the piece they lie in. float32 weights are the exact numbers they are.
+    batch_size, batches
+        Ask for the mini-batch maps of SGD instead: of every batch of this size, or of these batches (lists of sample
+        numbers); non-singular if each of them is, then also every composition of them. The objective needs samples.
     exact_decimals
         Read every float (the step size, the data, constants of the loss) as the decimal number it prints as: 0.1 is
         1/10.
@@ -94,8 +106,10 @@ def certify_nonsingular(
     point = None if theta is None else checked_theta(theta, subject.dim)
     effort = Effort(max_pieces=max_pieces, assume_bounded=assume_bounded)
     search = Search(subject, request.step_sizes, effort)
-    if request.always is not None:
-        return search.certificate_for_optimiser(request.always)
+    if request.always:
+        return search.certificate_for_optimiser(request)
+    if batch_size is not None or batches is not None:
+        return search.certificate_of_batches(batch_size, batches, request)
     search.everywhere()
     scope, probability, drawn = "all of parameter space", None, None
     if not search.is_settled:
@@ -108,68 +122,6 @@ def certify_nonsingular(
     elif not search.is_settled and not subject.covers_all:
         scope = search.on_piece_of(generic_points(subject, 1, 0.3)[0])
     return search.certificate(scope, probability, request)
-
-
-@dataclass(frozen=True)
-class Request:
-    """A map as gradient descent on an objective: its step sizes, exact.
-
-    ``always`` explains why the map is non-singular whatever the loss, where it is.
-    """
-
-    objective: AbstractObjective
-    step_sizes: tuple[Fraction, ...]
-    exact_decimals: bool
-    always: str | None = None
-    note: str = ""
-
-
-def read_request(objective: Any, step_size: Any, exact_decimals: bool) -> Request:
-    """The objective and the exact step sizes that a call is about."""
-    if isinstance(objective, Map):
-        if step_size is not None:
-            raise ValueError("a map has its own step size: pass the objective to ask for another one")
-        return request_of_map(objective, exact_decimals)
-    if not isinstance(objective, AbstractObjective):
-        raise TypeError(f"expected a gdmap objective or map, got {type(objective).__name__}: wrap the loss in gdmap.Function(f, dim)")
-    sizes = () if step_size is None else exact_step_sizes(step_size, exact_decimals)
-    return Request(objective, sizes, exact_decimals)
-
-
-def request_of_map(map_: Map, exact_decimals: bool) -> Request:
-    """A map as gradient descent with an effective step size."""
-    from gdmap.certify.optimisers import affine_update
-    from gdmap.maps import GradientDescent
-
-    if isinstance(map_, GradientDescent):
-        return Request(map_.objective, exact_step_sizes(map_.step_size, exact_decimals), exact_decimals)
-    update = affine_update(map_, exact_decimals=exact_decimals)
-    if update is None:
-        raise ValueError(
-            "the update of this optimiser is not affine in the gradient, coordinate by coordinate (Adam is not): "
-            "its determinant has no closed form here. Certify plain gradient descent, SGD with momentum, or Nesterov"
-        )
-    if update.kappa == 0:
-        always = f"det DG = {update.alpha}^{map_.objective.dim} at every state: the curvature cancels" if update.alpha != 0 else ""
-        if not always:
-            raise ValueError("the determinant of this optimiser's map is zero at every state: its state has a part without memory")
-        return Request(map_.objective, (), exact_decimals, always=always)
-    size = update.effective_step_size
-    if size is None or size <= 0:
-        raise ValueError(f"the effective step size of this optimiser is {size}: it does not descend")
-    return Request(map_.objective, (size,), exact_decimals, note=f"det DG = ({update.alpha})^n det(I - eta H) with effective step size {size}")
-
-
-def checked_theta(theta: Any, dim: int) -> tuple[Fraction, ...]:
-    """Weights as exact numbers."""
-    array = np.asarray(theta)
-    if array.shape != (dim,):
-        raise ValueError(f"theta has shape {array.shape}, expected ({dim},): pass one flat parameter vector (objective.ravel)")
-    if not np.issubdtype(array.dtype, np.floating):
-        raise TypeError(f"theta must hold floating-point numbers, got dtype {array.dtype}")
-    if not np.all(np.isfinite(array)):
-        raise ValueError("theta holds values that are not finite: nothing is proved about such weights")
-    return exact_point(array.astype(float))
 
 
 @dataclass
@@ -185,6 +137,8 @@ class Search:
     constants: list[tuple[Curvature, str]] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     singular_scope: str = ""
+    of_batches: bool = False
+    coverages: dict[int, Coverage] = field(default_factory=dict)
 
     @property
     def is_settled(self) -> bool:
@@ -221,10 +175,20 @@ class Search:
                 return
             self.take(claim, finding)
             if self.is_covered(self.coverage):
+                self.prune()
                 return
+
+    def prune(self) -> None:
+        """Drop claims that the proof does not need, the least general first."""
+        for claim in list(self.claims):
+            rest = [other for other in self.claims if other is not claim]
+            coverage = functools.reduce(Coverage.both, (self.coverages[id(other)] for other in rest), NOTHING)
+            if rest and self.is_covered(coverage):
+                self.claims, self.coverage = rest, coverage
 
     def take(self, claim: Claim, finding: Finding) -> None:
         """Add a verified claim to the proof, if it adds anything."""
+        self.coverages[id(claim)] = finding.coverage
         if self.is_covered(finding.coverage):
             self.coverage, self.claims = finding.coverage, [claim]
             return
@@ -238,16 +202,26 @@ class Search:
         if self.subject.dim > LARGEST_EXAMINED:
             return
         for start in self.interesting_points(point):
-            try:
-                claim = claim_of_constant(self.subject, start)
-            except UndecidedError:
-                continue
-            finding = None if claim is None else self.verified(claim)
-            if claim is not None and finding is not None and finding.singular:
-                self.singular |= finding.singular
-                self.claims = [claim]
-                self.singular_scope = "all of parameter space" if finding.scope == "everywhere" else "one piece, of positive measure"
-                return
+            for claim in self.claims_of_singularity(start):
+                finding = self.verified(claim)
+                if finding is not None and finding.singular:
+                    self.singular |= finding.singular
+                    self.claims = [claim]
+                    whole = finding.scope == "everywhere"
+                    self.singular_scope = "all of parameter space" if whole else "one piece, of positive measure"
+                    return
+
+    def claims_of_singularity(self, start: Sequence[Fraction]) -> Iterator[Claim]:
+        """Claims that the map is singular on the piece of a point."""
+        try:
+            for claim in (
+                claim_of_constant(self.subject, start),
+                claim_of_vanishing(self.subject, start, self.step_sizes),
+            ):
+                if claim is not None:
+                    yield claim
+        except UndecidedError:
+            return
 
     def interesting_points(self, point: Sequence[Fraction] | None) -> list[Sequence[Fraction]]:
         """Points whose pieces are examined."""
@@ -304,16 +278,57 @@ class Search:
         best: NearestExceptional | None = None
         for curvature, reason in self.known_curvatures():
             for size in self.step_sizes:
-                one = nearest_of(curvature, size, reason)
-                if best is None or one.relative_distance < best.relative_distance:
-                    best = one
+                distance = curvature.relative_distance(size)
+                if best is None or distance < best.relative_distance:
+                    exact = None if curvature.exact is None else 1 / curvature.exact
+                    best = NearestExceptional(curvature.step_size, distance, reason, exact)
         return best
+
+    def certificate_of_batches(self, batch_size: Any, batches: Any, request: Request) -> Certificate:
+        """The certificate of all mini-batch maps."""
+        self.of_batches = True
+        listed = listed_batches(self.subject.objective, batch_size, batches)
+        if listed is None or batches is None and len(listed) > 1:
+            claim: Claim = {"kind": "every batch", "batch_size": int(batch_size)}
+            finding = self.verified(claim)
+            if finding is not None:
+                self.take(claim, finding)
+        if not self.is_covered(self.coverage) and listed is not None:
+            self.each_batch(listed)
+        scope = (
+            "all of parameter space, every mini-batch"
+            if batches is None
+            else "all of parameter space, the given mini-batches"
+        )
+        return self.certificate(scope, None, request)
+
+    def each_batch(self, listed: Sequence[Sequence[int]]) -> None:
+        """Certify the map of one batch after another."""
+        entries: list[dict[str, Any]] = []
+        for batch in listed:
+            own = Search(batch_subject(self.subject, batch), self.step_sizes, self.effort)
+            own.everywhere()
+            if not own.is_settled:
+                own.look_for_singular_pieces(None)
+            if own.singular:
+                entries = [{"batch": list(batch), "claims": own.claims}]
+                self.singular_scope = f"batch {list(batch)}: {own.singular_scope}"
+                break
+            if not own.is_covered(own.coverage):
+                self.failures.append(f"batch {list(batch)}: " + "; ".join(own.failures[-2:]))
+                return
+            entries.append({"batch": list(batch), "claims": own.claims})
+        claim = {"kind": "each batch", "batches": entries}
+        finding = self.verified(claim)
+        if finding is not None:
+            self.singular |= finding.singular
+            self.coverage, self.claims = finding.coverage, [claim]
 
     def certificate(self, scope: str, probability: Bracket | None, request: Request) -> Certificate:
         """The result."""
         covered = self.is_covered(self.coverage)
         assumptions = ["the loss is bounded"] if any(claim.get("assumed_bounded") for claim in self.claims) else []
-        nearest = self.nearest()
+        nearest = None if self.of_batches else self.nearest()
         exceptional = self.left_out()
         reason = request.note
         if self.singular:
@@ -328,7 +343,9 @@ class Search:
             verdict = "non-singular"
         else:
             verdict = "undecided"
-            reason = "Not proved: " + ("; ".join(dict.fromkeys(self.failures[-4:])) or "the excluded curvatures contain it")
+            reason = "Not proved: " + (
+                "; ".join(dict.fromkeys(self.failures[-4:])) or "the excluded curvatures contain it"
+            )
         if probability is not None:
             confidence = 100 * (probability.confidence or 0)
             scope = f"pieces of total probability at least {probability.lower:.4g}, at confidence {confidence:g} %"
@@ -341,7 +358,7 @@ class Search:
             exceptional=exceptional,
             nearest_exceptional=nearest,
             probability=probability,
-            method="; ".join(in_words_of(claim) for claim in self.claims) or "none",
+            method="none" if verdict == "undecided" else "; ".join(in_words_of(claim) for claim in self.claims),
             reason=reason,
             assumptions=tuple(assumptions),
             proof=proof,
@@ -361,31 +378,19 @@ class Search:
             lower = 0.0 if math.isinf(float(high)) else math.nextafter(1 / float(high), 0.0)
             upper = math.inf if float(low) <= 0 else math.nextafter(1 / float(low), math.inf)
             value = upper if lower == 0 else lower if math.isinf(upper) else (lower + upper) / 2
-            brackets.append(Bracket(value, lower, upper, "proved", "reciprocals of the curvatures that are not excluded"))
+            brackets.append(
+                Bracket(value, lower, upper, "proved", "reciprocals of the curvatures that are not excluded")
+            )
         return tuple(brackets)
 
-    def certificate_for_optimiser(self, always: str) -> Certificate:
+    def certificate_for_optimiser(self, request: Request) -> Certificate:
         """The certificate of a map whose determinant does not depend on the curvature."""
-        claim = {"kind": "closed form", "statement": always}
-        proof = new_record(self.subject, (), "non-singular", [claim], [], None)
+        claim: Claim = {"kind": "closed form", "found": request.note}
+        proof = new_record(self.subject, (), "non-singular", [claim], [], request)
+        method = f"closed form, {request.note}"
         return Certificate(
-            "non-singular", "all of state space", (), math.inf, (), None, None, f"closed form, {always}", "", (), proof
+            "non-singular", "all of state space", (), math.inf, (), None, None, method, "", (), proof
         )
-
-
-def nearest_of(curvature: Curvature, step_size: Fraction, reason: str) -> NearestExceptional:
-    """The exceptional step size of a curvature, and how far a step size is from it."""
-    low = Fraction(int(curvature.root.lower.p), int(curvature.root.lower.q))
-    high = Fraction(int(curvature.root.upper.p), int(curvature.root.upper.q))
-    distance = max(abs(step_size * low - 1), abs(step_size * high - 1))
-    value = float(1 / ((low + high) / 2))
-    lower, upper = float(1 / high), float(1 / low)
-    lower = math.nextafter(lower, 0.0) if Fraction(lower) > 1 / high else lower
-    upper = math.nextafter(upper, math.inf) if Fraction(upper) < 1 / low else upper
-    rounded = float(distance)
-    rounded = math.nextafter(rounded, math.inf) if Fraction(rounded) < distance else rounded
-    bracket = Bracket(min(max(value, lower), upper), lower, upper, "proved", "reciprocal of a constant Hessian eigenvalue")
-    return NearestExceptional(bracket, rounded, reason, 1 / low if low == high else None)
 
 
 def in_words_of(claim: Claim) -> str:
@@ -396,18 +401,29 @@ def in_words_of(claim: Claim) -> str:
             return "a bounded analytic loss (assumed) has a point with H below 1/eta"
         return f"growth: L grows at most like (c/2) r^2 with c = {claim['found']['curvature']}, so some point has H <= c I"
     if kind == "spectra":
-        where = "all patterns at once, at one point" if claim["pattern"] == "every" else f"{len(claim['points'])} point(s)"
+        where = (
+            "all patterns at once, at one point"
+            if claim["pattern"] == "every"
+            else f"{len(claim['points'])} point(s)"
+        )
         how = "a bound on the norm" if claim.get("bound") == "norm" else "verified spectra"
         return f"{how} of the Hessian ({where})"
     if kind == "exact spectra":
         return f"exact characteristic polynomials at {len(claim['points'])} rational points"
     if kind == "regular":
-        precision = f"{claim['bits']}-bit balls" if claim.get("bits") else "verified double precision"
-        return f"I - eta H is regular at one point ({precision}, Rump's test)"
+        if claim.get("bits"):
+            return f"the determinant of I - eta H at one point, in {claim['bits']}-bit balls, is not zero"
+        return "I - eta H is regular at one point (verified double precision, Rump's test)"
     if kind == "every piece":
         return f"all {claim['n_pieces']} pieces listed and certified one by one ({claim['method']})"
     if kind == "constant directions":
         return f"the Hessian acts on {len(claim['basis'])} direction(s) in one way everywhere, exactly"
+    if kind == "every batch":
+        return f"a bound on the norm of the Hessian of all batches of {claim['batch_size']} and all patterns at one point"
+    if kind == "each batch":
+        return f"{len(claim['batches'])} mini-batch map(s), one by one"
+    if kind == "vanishing determinant":
+        return "det(I - eta H) is the zero polynomial, by exact symbolic evaluation"
     if kind == "drawn pieces":
         return f"the pieces of {claim['n']} random initialisations certified one by one"
     return kind

@@ -12,6 +12,7 @@ Numerica 2010, section 13). ``F`` and ``DF`` are enclosed in ball arithmetic; th
 A search in floating point proposes centres and half-widths; `verified` proves, from the map and the claim alone.
 """
 
+import contextlib
 import json
 import math
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ import flint
 import numpy as np
 from flint import acb, acb_mat, arb, arb_mat, ctx
 from scipy.optimize import linear_sum_assignment
+from scipy.sparse.csgraph import connected_components
 
 from gdmap.certify.ball_map import (
     BallMap,
@@ -38,7 +40,7 @@ from gdmap.certify.ball_map import (
     written,
 )
 from gdmap.engines.balls.arithmetic import UndecidedError, filled
-from gdmap.engines.balls.matrices import gamma, midpoint_radius, product, upward
+from gdmap.engines.balls.matrices import gamma, midpoint_radius, product, spectrum_enclosure, upward
 from gdmap.maps import Map
 
 Array = np.ndarray
@@ -46,7 +48,7 @@ Stability = Literal["stable", "unstable", "undecided"]
 
 KIND = "periodic orbit"
 # Unknowns of the largest system: a dense inverse of that size is a minute's work.
-LARGEST = 5_000
+LARGEST = 2_000
 NEWTON_STEPS = 60
 # Beyond this condition number the derivative of F counts as singular.
 SINGULAR = 1e13
@@ -54,8 +56,12 @@ SINGULAR = 1e13
 NEUTRAL = 1e-5
 # Given points must lie this much deeper inside the box of uniqueness than its half-width.
 NEARNESS = 1 / 8
+# Half-widths are tried up to this power of two times the size of the orbit.
+FARTHEST = 66
 # Eigenvalues of larger matrices are enclosed by discs, not by Arb's own method (13 s at 100).
 SMALL_EIGENPROBLEM = 24
+# Enclosures of multipliers wider than this are compared with one disc for all of them.
+WIDE = 1e-3
 
 
 class Balls(NamedTuple):
@@ -197,7 +203,8 @@ def certify_periodic_orbit(
     balls = BallMap(map_, bits)
     with ctx.workprec(bits):
         try:
-            claim = proposed(balls, given, radius)
+            with np.errstate(all="ignore"):  # what a search meets far out
+                claim = proposed(balls, given, radius)
             outcome = verified(balls, claim)
         except (NotProved, UndecidedError) as problem:
             return not_proved(given, bits, str(problem))
@@ -287,7 +294,8 @@ def verified(balls: BallMap, claim: Claim) -> Outcome:
         twice = arb(r) * 2
         if not any(abs(x - y) > twice for x, y in zip(centres.ravel(), shifted.ravel(), strict=True)):
             raise NotProved(f"it is not proved that the orbit does not already return after {divisor} steps")
-    multipliers = sorted_by_modulus(multiplier_enclosures(return_matrix(balls, box(centres, r))))
+    derivative = return_matrix(balls, box(centres, r))
+    multipliers = sorted_by_modulus(multiplier_enclosures(derivative, balls.is_symmetric and len(centres) == 1))
     if all(m.abs_upper() < 1 for m in multipliers):
         return Outcome(multipliers, "stable", "")
     if any(m.abs_lower() > 1 for m in multipliers):
@@ -340,7 +348,7 @@ def krawczyk(balls: BallMap, centres: Array, half_width: float) -> tuple[float, 
 
 def contracts(defect: float, contraction: float, half_width: float) -> bool:
     """Whether ``d + q R < R``, proved."""
-    return bool(upward(upward(np.float64(defect) / half_width, 1) + contraction, 1) < 1)
+    return half_width > 0 and bool(upward(upward(defect / half_width, 1) + contraction, 1) < 1)
 
 
 def defect_of(balls: BallMap, x: Array) -> Array:
@@ -380,21 +388,33 @@ def return_matrix(balls: BallMap, boxes: Array) -> arb_mat:
     return result
 
 
-def multiplier_enclosures(matrix: arb_mat) -> list[acb]:
-    """Balls that together contain the eigenvalues of every matrix in ``matrix``, one for each with multiplicity.
+def multiplier_enclosures(matrix: arb_mat, symmetric: bool) -> list[acb]:
+    """Balls that together contain the eigenvalues of every (symmetric) matrix in ``matrix``, with multiplicity.
 
     Where balls meet, each eigenvalue of their cluster lies in the union of the cluster's balls.
     """
     n = matrix.nrows()
     if n == 1:
         return [acb(matrix[0, 0])]
+    if symmetric and n > SMALL_EIGENPROBLEM:
+        entries = filled((n, n), matrix.entries())
+        lower, upper = spectrum_enclosure(*midpoint_radius(entries))
+        return [acb(arb(low).union(arb(high))) for low, high in zip(lower.tolist(), upper.tolist(), strict=True)]
+    candidates = []
     if n <= SMALL_EIGENPROBLEM:
-        for options in ({"algorithm": "rump"}, {"multiple": True}):
-            try:
-                return list(acb_mat(matrix).eig(**options))
-            except ValueError:  # clusters that this method cannot separate
-                continue
-    return gershgorin_discs(matrix)
+        with contextlib.suppress(ValueError):  # eigenvalues it cannot isolate
+            return list(acb_mat(matrix).eig(algorithm="rump"))
+        with contextlib.suppress(ValueError):
+            candidates.append(list(acb_mat(matrix).eig(multiple=True)))
+    candidates.append(gershgorin_discs(matrix))
+    if all(widest(balls) > WIDE for balls in candidates):
+        candidates.append(spectral_disc(matrix))
+    return min(candidates, key=widest)
+
+
+def widest(balls: Sequence[acb]) -> float:
+    """The largest radius."""
+    return max(upper_bound(ball.rad()) for ball in balls)
 
 
 def gershgorin_discs(matrix: arb_mat) -> list[acb]:
@@ -402,45 +422,53 @@ def gershgorin_discs(matrix: arb_mat) -> list[acb]:
 
     ``V^-1 M V`` has the eigenvalues of ``M`` exactly; ``V`` is the floating-point matrix of eigenvectors, its
     inverse is enclosed. Groups of discs that meet are covered by one disc each, listed as often as it has members.
+    Where ``V`` is too near to singular, all eigenvalues are in one disc round 0 (`spectral_disc`) instead.
     """
     n = matrix.nrows()
     mid = np.array([float(x.mid()) for x in matrix.entries()]).reshape(n, n)
     if not np.all(np.isfinite(mid)):
-        raise NotProved("the derivative along the orbit is too large to be diagonalised")
+        return spectral_disc(matrix)
     V = acb_mat([[complex(x) for x in row] for row in np.linalg.eig(mid)[1].tolist()])
     try:
         similar = V.inv() * acb_mat(matrix) * V
     except ZeroDivisionError:
-        raise NotProved("the derivative along the orbit is not diagonalisable in double precision") from None
+        return spectral_disc(matrix)
     centres = [similar[i, i].mid() for i in range(n)]
     radii = [
         sum((similar[i, j].abs_upper() for j in range(n) if j != i), arb(similar[i, i].rad())).abs_upper()
         for i in range(n)
     ]
-    groups = [-1] * n
-    for start in range(n):
-        waiting = [start] if groups[start] < 0 else []
-        while waiting:
-            i = waiting.pop()
-            groups[i] = start
-            waiting += [
-                j
-                for j in range(n)
-                if groups[j] < 0
-                and j not in waiting
-                and not (centres[i] - centres[j]).abs_lower() > radii[i] + radii[j]
-            ]
+    meet = np.array(
+        [
+            [not (c - d).abs_lower() > r + s for d, s in zip(centres, radii, strict=True)]
+            for c, r in zip(centres, radii, strict=True)
+        ]
+    )
+    _, groups = connected_components(meet, directed=False)
     discs: list[acb] = [acb(0)] * n
-    for group in set(groups):
-        members = [i for i in range(n) if groups[i] == group]
+    for group in range(max(groups) + 1):
+        members = np.flatnonzero(groups == group)
         centre = (sum((centres[i] for i in members), acb(0)) / len(members)).mid()
         reach = max(float(((centres[i] - centre).abs_upper() + radii[i]).abs_upper()) for i in members)
         if not math.isfinite(reach):
-            raise NotProved("the multipliers have no finite enclosure")
+            return spectral_disc(matrix)
         disc = around(centre, math.nextafter(reach, math.inf))
         for i in members:
             discs[i] = disc
     return discs
+
+
+def spectral_disc(matrix: arb_mat) -> list[acb]:
+    """The smallest disc round 0 that ``||M^k||^(1/k)`` shows to hold all eigenvalues, ``k = 1, 2, ..., 256``."""
+    n, power, exponent = matrix.nrows(), matrix, 1
+    radius = math.inf
+    while exponent <= 256:
+        rows = (sum(map(abs, row), arb(0)) for row in power.tolist())
+        radius = min(radius, max(upper_bound(row.root(exponent)) for row in rows))
+        power, exponent = power * power, 2 * exponent
+    if not math.isfinite(radius):
+        raise NotProved("the multipliers have no finite enclosure at this precision")
+    return [around(acb(0), radius)] * n
 
 
 def around(centre: acb, radius: float) -> acb:
@@ -462,7 +490,7 @@ def floats_of(multipliers: Sequence[acb]) -> Discs:
     """float64 discs that contain these balls, with room to spare for being computed again."""
     mid = np.array([complex(value.mid()) for value in multipliers], np.complex128)
     gaps = [upper_bound((value - acb(m)).abs_upper()) for value, m in zip(multipliers, mid, strict=True)]
-    return Discs(mid, np.nextafter(1.5 * np.array(gaps), np.inf))
+    return Discs(mid, (1 + 2.0**-10) * np.array(gaps) + 2.0**-51 * np.abs(mid))
 
 
 def all_contained(values: Sequence[acb], discs: Discs) -> bool:
@@ -492,7 +520,7 @@ def proposed(balls: BallMap, given: Array, radius: float | None) -> Claim:
             f"{uniqueness:.3g}: the points given are not well inside that box, so give points nearer to it"
         )
     defect, contraction = krawczyk(balls, x, uniqueness)
-    least = uniqueness * 2.0 ** -min(balls.arithmetic.bits, 1000)
+    least = min(scale, uniqueness) * 2.0 ** -min(balls.arithmetic.bits, 1000)
     small = max(1.01 * defect / (1 - contraction), least)
     if radius is not None:
         if not upward(distance + small, 2) < radius:
@@ -554,8 +582,8 @@ def neutral_directions(derivatives: Sequence[Array]) -> str:
         return ""
     return (
         f": {near} of the {n} multipliers {'is' if near == 1 else 'are'} 1 to within {NEUTRAL:g}. Orbits that "
-        "come in families (along a manifold of minima) are not isolated, and at a bifurcation two meet; Krawczyk's "
-        "test proves isolated ones only"
+        "come in families (along a manifold of minima) are not isolated, and at a bifurcation two meet; "
+        "Krawczyk's test proves isolated ones only"
     )
 
 
@@ -571,30 +599,33 @@ def shortest_period(x: Array, scale: float) -> int:
 
 
 def largest_radius(balls: BallMap, centres: Array, scale: float) -> float:
-    """A large half-width on which Krawczyk's test succeeds, within a factor 2^(1/4) of where it first fails."""
+    """The largest half-width ``scale 2^k`` found on which Krawczyk's test succeeds, ``k`` a whole number."""
 
-    def succeeds(half_width: float) -> bool:
+    def succeeds(exponent: int) -> bool:
+        half_width = math.ldexp(scale, exponent)
         try:
             defect, contraction = krawczyk(balls, centres, half_width)
         except (NotProved, UndecidedError):
             return False
         return contracts(defect, contraction, half_width)
 
-    exponent = 2
-    while not succeeds(math.ldexp(scale, exponent)):
-        exponent -= 1 if exponent > -8 else 4
+    fails, exponent = 3, 2
+    if succeeds(exponent):
+        while exponent < FARTHEST and succeeds(exponent + 8):
+            exponent += 8
+        fails = exponent + (1 if exponent >= FARTHEST else 8)
+    while not succeeds(exponent):
+        fails, exponent = exponent, exponent - (1 if exponent > -8 else 4)
         if exponent < 8 - balls.arithmetic.bits:
             neutral = neutral_directions([midpoint_radius(balls.jacobian(x))[0] for x in centres])
             raise NotProved(
                 "Krawczyk's test fails on every box tried"
                 + (neutral or ": the points are no orbit, a kink is too near, or the orbit needs more bits")
             )
-    half_width, factor = math.ldexp(scale, exponent), 2.0**0.5
-    for _ in range(2):
-        if succeeds(half_width * factor):
-            half_width *= factor
-        factor **= 0.5
-    return half_width
+    while fails - exponent > 1:
+        between = (fails + exponent) // 2
+        fails, exponent = (fails, between) if succeeds(between) else (between, exponent)
+    return math.ldexp(scale, exponent)
 
 
 def not_proved(given: Array, bits: int, reason: str) -> PeriodicOrbitCertificate:

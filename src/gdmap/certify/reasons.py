@@ -14,15 +14,17 @@ from gdmap.engines.pieces import Pattern
 def reason_of(subject: Subject, pattern: Pattern, curvature: Curvature) -> str:
     """What makes a curvature constant on a pattern: the known causes are told apart by exact evaluation."""
     directions = constant_directions(subject, pattern)
-    if directions is None:
-        return "a constant eigenvalue of the Hessian"
+    if directions is None or not has_root(directions.action, curvature):
+        return (
+            "det(I - eta H) vanishes identically: directions that move with the parameters have a fixed curvature"
+        )
     n = subject.dim
-    if len(directions.basis) == n:
+    dead = dead_kinks(subject, pattern)
+    if len(directions.basis) == n and not dead:
         return "the loss is a quadratic form of all parameters (linear regression, a one-layer network)"
     coordinates = own_coordinates(directions.basis, directions.action, curvature)
     if not coordinates:
-        return "the Hessian acts in one way on some directions, whatever the parameters"
-    dead = dead_kinks(subject, pattern)
+        return "along some directions the loss is a fixed parabola (weight decay where the data leave it flat)"
     gradients = [subject.constant_gradient(pattern, k) for k in coordinates]
     names = ", ".join(map(str, coordinates[:4])) + (", ..." if len(coordinates) > 4 else "")
     if all(g is not ANY and g == 0 for g in gradients):
@@ -33,6 +35,11 @@ def reason_of(subject: Subject, pattern: Pattern, curvature: Curvature) -> str:
     if dead:
         return f"all units of a layer are dead, and parameter {names} (an output bias) sees a fixed parabola"
     return f"the loss is a fixed parabola in parameter {names}, apart from the others"
+
+
+def has_root(action: Any, curvature: Curvature) -> bool:
+    """Whether a curvature is an eigenvalue of an action."""
+    return curvature.exact is None or action.charpoly()(curvature.root.lower) == 0
 
 
 def own_coordinates(basis: np.ndarray, action: Any, curvature: Curvature) -> list[int]:

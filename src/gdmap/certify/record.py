@@ -10,13 +10,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from gdmap.certify import batches as _batches  # registers the claims about batches
 from gdmap.certify.claims import NEGLIGIBLE_CURVATURE, Claim, UnprovedError, verify
 from gdmap.certify.coverage import NOTHING
 from gdmap.certify.drawn import verify_drawn
+from gdmap.certify.request import read_request
 from gdmap.certify.subject import Subject
+from gdmap.maps import Map
 from gdmap.objectives import AbstractObjective
 
 FORMAT = "gdmap proof 1"
+GRADIENT_DESCENT = "theta - eta grad L(theta)"
 # Figures found again agree with those of the record up to this share.
 FIGURES_AGREE = 1e-6
 PACKAGES = ("gdmap", "jax", "jaxlib", "numpy", "python-flint")
@@ -39,14 +43,13 @@ def new_record(
         "format": FORMAT,
         "statement": {
             "verdict": verdict,
-            "map": "theta - eta grad L(theta)",
+            "map": getattr(request, "note", "") or GRADIENT_DESCENT,
             "step_sizes": [str(size) for size in step_sizes] or "every",
             "exact_decimals": subject.exact_decimals,
         },
         "objective": subject.objective.describe(),
         "claims": list(claims),
         "assumptions": list(assumptions),
-        "note": getattr(request, "note", ""),
         "arithmetic": ARITHMETIC,
         "versions": {name: version(name) for name in PACKAGES},
     }
@@ -82,7 +85,7 @@ class Check:
         return self.valid
 
 
-def check_proof(objective: AbstractObjective, proof: dict[str, Any] | str | os.PathLike[str]) -> Check:
+def check_proof(objective: AbstractObjective | Map, proof: dict[str, Any] | str | os.PathLike[str]) -> Check:
     """Verify a proof record again, from the objective and the record alone.
 
     Every enclosure is computed anew and must agree with the figures of the record. The record must be about this objective:
@@ -91,7 +94,7 @@ def check_proof(objective: AbstractObjective, proof: dict[str, Any] | str | os.P
     Parameters
     ----------
     objective
-        The loss.
+        The loss, or the map, that the certificate is about.
     proof
         ``certificate.proof``, or the path of a file written by ``certificate.save``.
 
@@ -121,21 +124,31 @@ def read_record(proof: Any) -> dict[str, Any]:
         raise UnprovedError(f"the record is no JSON: {error}") from error
 
 
-def checked(objective: AbstractObjective, record: dict[str, Any]) -> Check:
+def checked(subject_of_proof: AbstractObjective | Map, record: dict[str, Any]) -> Check:
     """Whether the verdict of a record follows from its claims."""
     if record["format"] != FORMAT:
         raise UnprovedError(f"the record has format {record['format']!r}, not {FORMAT!r}")
     if record["digest"] != digest(record):
         raise UnprovedError("the record was changed after it was written: its digest does not match")
+    statement = record["statement"]
+    objective = subject_of_proof.objective if isinstance(subject_of_proof, Map) else subject_of_proof
     about, own = record["objective"], objective.describe()
     if about["fingerprint"] != own["fingerprint"]:
         older = {name: v for name, v in record["versions"].items() if version(name) != v}
         hint = f" (the record was made with {older}, which may trace it differently)" if older else ""
         raise UnprovedError(f"the record is about another objective: the fingerprints of the traces differ{hint}")
-    statement = record["statement"]
     sizes = () if statement["step_sizes"] == "every" else tuple(Fraction(size) for size in statement["step_sizes"])
     if any(size <= 0 for size in sizes) or (statement["step_sizes"] != "every" and not sizes):
         raise UnprovedError("the record names no positive step size")
+    closed_form = [claim["kind"] for claim in record["claims"]] == ["closed form"]
+    if isinstance(subject_of_proof, Map):
+        request = read_request(subject_of_proof, None, bool(statement["exact_decimals"]))
+        if (request.note or GRADIENT_DESCENT) != statement["map"] or request.step_sizes != sizes or request.always != closed_form:
+            raise UnprovedError("the record is about another map on this objective")
+        if closed_form:
+            return Check(statement["verdict"] == "non-singular", f"closed form verified: {request.note}")
+    elif statement["map"] != GRADIENT_DESCENT or closed_form:
+        raise UnprovedError("the record is about an optimiser: pass the map, not its objective")
     subject = Subject(objective, bool(statement["exact_decimals"]))
     coverage, singular, scopes, probability = NOTHING, set(), set(), None
     for claim in record["claims"]:
@@ -147,9 +160,13 @@ def checked(objective: AbstractObjective, record: dict[str, Any]) -> Check:
         else:
             finding = verify(subject, claim, sizes)
         if not agree(json.loads(json.dumps(finding.figures)), claim.get("found")):
-            raise UnprovedError(f"the figures of the claim '{claim['kind']}' are not those that verification finds")
+            raise UnprovedError(
+                f"the figures of the claim '{claim['kind']}' are not those that verification finds"
+            )
         singular |= finding.singular
-        scopes.add(finding.scope if finding.scope == "everywhere" else json.dumps(claim.get("point", finding.scope)))
+        scopes.add(
+            finding.scope if finding.scope == "everywhere" else json.dumps(claim.get("point", finding.scope))
+        )
         coverage = coverage.both(finding.coverage)
     verdict = statement["verdict"]
     if verdict == "undecided":
@@ -162,7 +179,9 @@ def checked(objective: AbstractObjective, record: dict[str, Any]) -> Check:
         raise UnprovedError(f"{verdict!r} is no verdict")
     if len(scopes) != 1:
         raise UnprovedError("the claims are about different pieces, or there are none")
-    if not (coverage.covers_all(sizes) if sizes else all(float(h) < NEGLIGIBLE_CURVATURE for _, h in coverage.positive)):
+    if not (
+        coverage.covers_all(sizes) if sizes else all(float(h) < NEGLIGIBLE_CURVATURE for _, h in coverage.positive)
+    ):
         raise UnprovedError("the claims do not cover the step sizes of the statement")
     where = "on all of parameter space" if scopes == {"everywhere"} else "on the piece of the record"
     if probability is not None:

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from gdmap.certify.claims import LARGEST_SPECTRUM, Claim
-from gdmap.certify.constants import constant_directions, generic_points, rational_points, strings
+from gdmap.certify.constants import LARGEST_SYMBOLIC, constant_directions, generic_points, rational_points, strings
 from gdmap.certify.margins import PAIRS, MarginProgram, affine_margins
 from gdmap.certify.subject import LARGEST_ARBITRARY, Subject, written
 from gdmap.engines.balls.arithmetic import UndecidedError
@@ -22,8 +22,12 @@ from gdmap.engines.precision import float64
 LARGEST_COMPARED = 700
 # Exact spectra on pieces up to this many parameters.
 LARGEST_EXACT = 40
+# The Hessian at zero is evaluated exactly up to this many parameters.
+LARGEST_ZERO = 100
 # Scales of the random points at which a determinant is evaluated.
 SCALES = (0.3, 1.0, 0.05, 3.0)
+# Closer to singular than this (relative to its size), a matrix may be singular.
+SUSPICIOUS = 1e-9
 # Up to this many parameters the best of several points is chosen by its eigenvalues.
 LARGEST_CHOSEN = 800
 
@@ -44,7 +48,7 @@ def claims_everywhere(subject: Subject, step_sizes: Sequence[Fraction], effort: 
             yield {"kind": "growth", "assumed_bounded": True}
         yield {"kind": "growth"}
     if subject.covers_all:
-        yield at_zero(subject)
+        yield from at_zero(subject)
     if smooth and subject.covers_all:
         yield from claims_on_piece(subject, None, step_sizes)
         return
@@ -54,11 +58,13 @@ def claims_everywhere(subject: Subject, step_sizes: Sequence[Fraction], effort: 
             yield claim
 
 
-def at_zero(subject: Subject) -> Claim:
-    """All patterns at once, at the point where networks are simplest."""
+def at_zero(subject: Subject) -> Iterator[Claim]:
+    """All patterns at once, at the point where networks are simplest (often the Hessian is zero there)."""
     zero = written([Fraction(0)] * subject.pieces.dim)
+    if subject.dim <= LARGEST_ZERO:
+        yield {"kind": "exact spectra", "pattern": "every", "points": [zero]}
     bound = "eigenvalues" if subject.dim <= LARGEST_SPECTRUM else "norm"
-    return {"kind": "spectra", "pattern": "every", "points": [zero], "bound": bound}
+    yield {"kind": "spectra", "pattern": "every", "points": [zero], "bound": bound}
 
 
 def claims_on_piece(
@@ -156,10 +162,27 @@ def claim_of_constant(subject: Subject, point: Sequence[Fraction]) -> Claim | No
     }
 
 
+def claim_of_vanishing(
+    subject: Subject, point: Sequence[Fraction], step_sizes: Sequence[Fraction]
+) -> Claim | None:
+    """The claim that the determinant vanishes identically on the piece of a point, if it does at two points."""
+    if subject.dim > LARGEST_SYMBOLIC or not step_sizes:
+        return None
+    pattern = subject.pattern(point)
+    for place in rational_points(subject, 2):
+        hessian = subject.float_hessian(place, pattern)
+        eigenvalues = np.linalg.eigvalsh(hessian)
+        if all(distance(eigenvalues, size) > SUSPICIOUS for size in step_sizes):
+            return None
+    return {"kind": "vanishing determinant", "point": written(point)}
+
+
 def telling_points(subject: Subject) -> list[tuple[Fraction, ...]]:
     """Points in pieces that tend to be singular: units dead or alive for all samples, and some random ones."""
     n = subject.pieces.dim
-    constant = [tuple(Fraction(x) for x in np.full(n, value) + 1e-3 * np.sin(np.arange(n))) for value in (-1.0, 1.0)]
+    constant = [
+        tuple(Fraction(x) for x in np.full(n, value) + 1e-3 * np.sin(np.arange(n))) for value in (-1.0, 1.0)
+    ]
     return [*constant, *dead_points(subject), *generic_points(subject, 4, 1.0, seed=5)]
 
 
@@ -179,7 +202,11 @@ def dead_points(subject: Subject) -> list[tuple[Fraction, ...]]:
             theta = 0.1 * np.random.default_rng(7).standard_normal(pieces.dim)
             forced = [np.full(mask.shape, side > 0) for mask in masks]
             shortfall = jax.jit(
-                jax.grad(lambda t, forced=forced, side=side: jax.numpy.sum(jax.nn.relu(1 - side * program.margins(t, forced, levels))))
+                jax.grad(
+                    lambda t, forced=forced, side=side: jax.numpy.sum(
+                        jax.nn.relu(1 - side * program.margins(t, forced, levels))
+                    )
+                )
             )
             for _ in range(200):
                 slope = np.asarray(shortfall(theta))
@@ -189,4 +216,3 @@ def dead_points(subject: Subject) -> list[tuple[Fraction, ...]]:
                 theta = theta - 0.1 * slope / size
             found.append(tuple(Fraction(float(x)) for x in theta))
     return found
-

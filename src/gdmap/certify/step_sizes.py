@@ -24,8 +24,12 @@ def exact_step_size(step_size: Any, exact_decimals: bool = False) -> Fraction:
     """
     if isinstance(step_size, np.ndarray) and step_size.ndim == 0:
         step_size = step_size[()]
-    if isinstance(step_size, bool) or not isinstance(step_size, (Fraction, int, float, str, np.integer, np.floating)):
-        raise TypeError(f"a step size is a float, an integer, a Fraction or a string such as '1/10', got {step_size!r}")
+    if isinstance(step_size, bool) or not isinstance(
+        step_size, (Fraction, int, float, str, np.integer, np.floating)
+    ):
+        raise TypeError(
+            f"a step size is a float, an integer, a Fraction or a string such as '1/10', got {step_size!r}"
+        )
     try:
         if isinstance(step_size, str):
             if len(step_size) > MOST_DIGITS or "e" in step_size.lower() and len(step_size) > 30:

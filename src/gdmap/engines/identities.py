@@ -60,7 +60,7 @@ class Identities:
                 for atom in equation.invars
             )
             key = (equation.primitive.name, inputs, str(sorted(equation.params.items(), key=str)))
-            if any(hasattr(value, "eqns") or hasattr(value, "jaxpr") for value in equation.params.values()):
+            if any(has_program(x) or isinstance(x, np.ndarray) for x in equation.params.values()):
                 continue
             outputs = seen.setdefault(key, equation.outvars)
             for variable, representative in zip(equation.outvars, outputs, strict=True):
@@ -177,6 +177,11 @@ def constant_value(atom: Any) -> np.ndarray | None:
 def is_float64(atom: Any) -> bool:
     """Whether an operand is a variable of doubles."""
     return isinstance(atom, Var) and np.dtype(atom.aval.dtype) == np.float64  # type: ignore[attr-defined]
+
+
+def has_program(parameter: Any) -> bool:
+    """Whether a parameter of a primitive is a program."""
+    return hasattr(parameter, "eqns") or hasattr(parameter, "jaxpr")
 
 
 def shape_of(atom: Any) -> tuple[int, ...]:

@@ -19,15 +19,24 @@ from jax.extend.core import ClosedJaxpr, Literal
 from gdmap.engines import ranges as interval
 from gdmap.engines.balls import structure
 from gdmap.engines.balls.arithmetic import EITHER, UNDECIDED, Arithmetic, UndecidedError
-from gdmap.engines.balls.evaluate import Evaluator, is_plain
+from gdmap.engines.balls.evaluate import RULES, Evaluator, is_plain, refuse_narrow, refuse_rounding
+from gdmap.engines.balls.mid_rad import MidRad
 from gdmap.engines.balls.tracked import Tracked, TrackedValue
 from gdmap.engines.precision import float64
-from gdmap.engines.program import UnsupportedProgramError, flat_program, flattened, replay
+from gdmap.engines.program import (
+    CUSTOM_RULES,
+    UnsupportedProgramError,
+    flattened,
+    is_logaddexp,
+    opened,
+    replay,
+)
 from gdmap.engines.shifts import shifts
 
 COMPARISONS = ("gt", "ge", "lt", "le", "eq", "ne")
 # Directions of differentiation that are pushed through a program together.
 DIRECTIONS = 128
+ON_A_KINK = "the point lies on a kink, or so near one that this precision does not tell"
 
 
 class Pattern(NamedTuple):
@@ -71,7 +80,9 @@ class PiecewiseProgram:
 
     def __init__(self, function: Callable[..., Any], dim: int) -> None:
         self.dim = dim
-        self.program: ClosedJaxpr = flat_program(function, (dim,))
+        with float64():
+            traced = jax.make_jaxpr(function)(jax.ShapeDtypeStruct((dim,), np.float64))
+            self.program: ClosedJaxpr = flattened(traced)
         self.ranges = interval.ranges(self.program)
         self.dependent = interval.dependent(self.program)
         found = shifts(self.program)
@@ -89,8 +100,16 @@ class PiecewiseProgram:
             settled = self.settled(equation)
             if settled is not None:
                 self.resolved[index] = settled
+            elif not computes_with_reals(equation):
+                continue
             elif equation.primitive.name in KINKS:
                 self.kinks.append(Kink(index, equation, KINKS[equation.primitive.name].mask_shape(equation)))
+            else:
+                refuse_unknown(equation)
+        for equation in self.program.jaxpr.eqns:
+            refuse_narrow(equation)
+        self.small_programs: dict[int, ClosedJaxpr] = {}
+        check_own_derivatives(traced, dim)
         self.conditions = interval.domain_conditions(self.program, self.ranges)
 
     @property
@@ -175,7 +194,8 @@ class PiecewiseProgram:
                 return [KINKS[equation.primitive.name].forced(equation, operands, sides[key])]
             if equation.primitive.name == "stop_gradient":
                 return list(operands)
-            return None
+            exact = EXACT_DERIVATIVES.get(equation.primitive.name)
+            return None if exact is None else [exact(*operands)]
 
         (result,) = replay(self.program.jaxpr, self.program.consts, [theta], rule)
         return result
@@ -244,7 +264,8 @@ class PiecewiseProgram:
         recorder = Recorder(self, tracked)
         with arithmetic.active():
             value = tracked.variable(as_value(theta, arithmetic))
-            Evaluator(self.program, tracked).run([value], recorder)
+            (result,) = Evaluator(self.program, tracked).run([value], recorder)
+            checked(tracked, tracked.constant(result) if is_plain(result) else result)
         return Pattern(tuple(recorder.masks), tuple(recorder.levels))
 
     def every_pattern(self) -> Pattern:
@@ -324,6 +345,151 @@ def checked(arithmetic: Arithmetic, value: Any) -> Any:
     return value
 
 
+# Programs that cannot be pieces -----------------------------------------------------------------------------------
+
+
+def computes_with_reals(equation: Any) -> bool:
+    """Whether an equation takes or gives real numbers, not booleans and integers alone."""
+    atoms = [*equation.invars, *equation.outvars]
+    return any(jnp.issubdtype(atom.aval.dtype, np.floating) for atom in atoms)
+
+
+def refuse_unknown(equation: Any) -> None:
+    """Refuse an operation on the parameters that is no piecewise analytic formula, or has no rule."""
+    name = equation.primitive.name
+    if name == "convert_element_type":
+        refuse_rounding(equation)
+    elif name in ("argmax", "argmin", "sort", "top_k"):
+        raise UnsupportedProgramError(f"the loss orders numbers that depend on the parameters ({name}), which is not supported")
+    elif name in ("floor", "ceil", "round", "rem", "nextafter", "reduce_precision"):
+        raise UnsupportedProgramError(
+            f"the loss rounds numbers that depend on the parameters ({name}): it jumps, and its gradient does not see it"
+        )
+    elif name not in RULES:
+        raise UnsupportedProgramError(f"the loss uses the primitive '{name}', which has no rule in ball arithmetic")
+
+
+def check_own_derivatives(traced: ClosedJaxpr, dim: int) -> None:
+    """Refuse functions whose own derivative rule (``custom_jvp``) is not the derivative of their formula.
+
+    Compared at values that occur for a few random parameters, up to rounding: straight-through estimators and
+    clipped gradients are found, errors of a few digits are not.
+    """
+    equations: list[Any] = []
+
+    def operands_of_rules(theta: Any) -> list[Any]:
+        equations.clear()
+        found: dict[int, Sequence[Any]] = {}
+
+        def rule(equation: Any, operands: Sequence[Any]) -> None:
+            if equation.primitive.name in CUSTOM_RULES and not is_logaddexp(equation) and id(equation) not in found:
+                equations.append(equation)
+                found[id(equation)] = operands
+
+        replay(traced.jaxpr, traced.consts, [theta], rule)
+        return list(found.values())
+
+    with float64():
+        program = flattened(jax.make_jaxpr(operands_of_rules)(jax.ShapeDtypeStruct((dim,), np.float64)))
+        if not equations:
+            return
+        pairs = [derivatives(equation) for equation in equations]
+        rng = np.random.default_rng(0)
+        arithmetic = MidRad()
+        for scale in (0.3, 1.0, 3.0):
+            try:
+                with arithmetic.active():
+                    values = Evaluator(program, arithmetic).run([arithmetic.constant(scale * rng.normal(size=dim))])
+            except UndecidedError:
+                continue
+            remaining = iter(values)
+            for equation, pair in zip(equations, pairs, strict=True):
+                operands = [generic(next(remaining), arithmetic, rng) for _ in equation.invars]
+                operands = [np.asarray(o).astype(a.aval.dtype) for o, a in zip(operands, equation.invars, strict=True)]
+                weights = [rng.normal(size=variable.aval.shape) for variable in equation.outvars]
+                for own, true in zip(*pair(operands, weights), strict=True):
+                    refuse_difference(np.asarray(own), np.asarray(true))
+
+
+def generic(value: Any, arithmetic: Arithmetic, rng: np.random.Generator) -> np.ndarray:
+    """Floats near a value, off the kinks that it may lie on; integers as they are."""
+    if is_plain(value) and not np.issubdtype(value.dtype, np.floating):
+        return value
+    middle = value if is_plain(value) else arithmetic.midpoint(value)
+    return middle + 1e-3 * (1 + np.abs(middle)) * rng.normal(size=middle.shape)
+
+
+def derivatives(equation: Any) -> Callable[..., Any]:
+    """``(operands, weights) -> `` the gradients by a function's own rule, and by its formula."""
+    bound = equation.primitive.get_bind_params(equation.params)
+    functions, parameters = bound if isinstance(bound, tuple) else ((), bound)
+    inner, consts = opened(equation.params[CUSTOM_RULES[equation.primitive.name]])
+    real = [index for index, atom in enumerate(equation.invars) if jnp.issubdtype(atom.aval.dtype, np.floating)]
+
+    def own(*operands: Any) -> list[Any]:
+        results = equation.primitive.bind(*functions, *operands, **parameters)
+        return list(results)
+
+    def gradients(function: Callable[..., Any], operands: Sequence[Any], weights: Sequence[Any]) -> Any:
+        def weighted(*moving: Any) -> Any:
+            arguments = list(operands)
+            for index, value in zip(real, moving, strict=True):
+                arguments[index] = value
+            results = function(*arguments)
+            return sum(jnp.sum(w * r) for w, r in zip(weights, results, strict=True) if jnp.issubdtype(r.dtype, np.floating))
+
+        return jax.grad(weighted, tuple(range(len(real))))(*(operands[index] for index in real))
+
+    return jax.jit(
+        lambda operands, weights: (
+            gradients(own, operands, weights),
+            gradients(lambda *arguments: replay(inner, consts, arguments), operands, weights),
+        )
+    )
+
+
+def refuse_difference(own: np.ndarray, true: np.ndarray) -> None:
+    """Refuse two gradients that differ by more than rounding where both are finite."""
+    finite = np.isfinite(own) & np.isfinite(true)
+    difference = np.abs(np.where(finite, own - true, 0.0))
+    if np.any(difference > 1e-5 * (1e-3 + np.abs(np.where(finite, true, 0.0)).max(initial=0.0))):
+        raise UnsupportedProgramError(
+            "the loss uses a function whose own derivative rule (custom_jvp or custom_vjp) is not the derivative of its "
+            "formula, as straight-through estimators do: training does not follow the gradient of the loss, and "
+            "nothing is proved about such a map"
+        )
+
+
+# Derivatives whose rule in JAX contains a rounded constant, with the exact one ------------------------------------
+
+
+def half_density(x: Any) -> Any:
+    """``exp(-x^2) / sqrt(pi)``."""
+    return jnp.exp(-x * x) * jax.lax.rsqrt(4 * jax.lax.atan(jnp.ones((), x.dtype)))
+
+
+@jax.custom_jvp
+def exact_erf(x: Any) -> Any:
+    return jax.lax.erf(x)
+
+
+@jax.custom_jvp
+def exact_erfc(x: Any) -> Any:
+    return jax.lax.erfc(x)
+
+
+@jax.custom_jvp
+def exact_cbrt(x: Any) -> Any:
+    return jax.lax.cbrt(x)
+
+
+exact_erf.defjvps(lambda tangent, result, x: 2 * half_density(x) * tangent)
+exact_erfc.defjvps(lambda tangent, result, x: -2 * half_density(x) * tangent)
+exact_cbrt.defjvps(lambda tangent, result, x: tangent / (3 * exact_cbrt(x) ** 2))
+EXACT_DERIVATIVES: dict[str, Callable[..., Any]] = {"erf": exact_erf, "erfc": exact_erfc, "cbrt": exact_cbrt}
+
+# Ranges -----------------------------------------------------------------------------------------------------------
+
 ZERO = interval.Range(0.0, 0.0, True, True)
 
 
@@ -350,6 +516,7 @@ class Recorder:
         self.kinks = {kink.index: kink for kink in pieces.kinks}
         self.resolved = pieces.resolved
         self.shift_indices = pieces.shift_indices
+        self.small_programs = pieces.small_programs
         self.masks: list[np.ndarray] = []
         self.levels: list[np.ndarray] = []
 
@@ -359,17 +526,28 @@ class Recorder:
             self.levels.append(level)
             return [level]
         if index in self.resolved:
-            return run_small(equation, operands, lambda *arrays: self.resolved[index](arrays), evaluator)
+            return self.run(index, equation, operands, lambda *arrays: self.resolved[index](arrays), evaluator)
         kink = self.kinks.get(index)
         if kink is None:
             return None
         rule = KINKS[equation.primitive.name]
         mask = rule.decide(equation, [evaluator.number(operand) for operand in operands], self)
         self.masks.append(mask)
-        floats = [a for a in operands]
-        return run_small(
-            equation, [*floats, mask], lambda *arrays: rule.forced(equation, arrays[:-1], arrays[-1]), evaluator
+        return self.run(
+            index, equation, [*operands, mask], lambda *arrays: rule.forced(equation, arrays[:-1], arrays[-1]), evaluator
         )
+
+    def run(
+        self, index: int, equation: Any, operands: Sequence[Any], function: Callable[..., Any], evaluator: Evaluator
+    ) -> list[Any]:
+        """What stands for an equation: a traceable function of its operands (and a mask), evaluated."""
+        program = self.small_programs.get(index)
+        if program is None:
+            shapes = [jax.ShapeDtypeStruct(atom.aval.shape, atom.aval.dtype) for atom in equation.invars]
+            shapes += [jax.ShapeDtypeStruct(mask.shape, np.bool_) for mask in operands[len(shapes) :]]
+            with float64():
+                program = self.small_programs[index] = flattened(jax.make_jaxpr(function)(*shapes))
+        return Evaluator(program, evaluator.arithmetic).run(list(operands))
 
     def highest(self, equation: Any, value: TrackedValue) -> np.ndarray:
         """A float near the maximum (minimum) that an equation takes; any float would do."""
@@ -377,40 +555,33 @@ class Recorder:
         axes = tuple(int(axis) for axis in equation.params["axes"])
         return np.asarray(middle.max(axes) if equation.primitive.name == "reduce_max" else middle.min(axes))
 
-    def larger(self, a: Any, b: Any) -> np.ndarray:
-        """Where ``a > b``; where both are the same constant, the choice does not matter."""
+    def signs(self, a: Any, b: Any) -> np.ndarray:
+        """The sign of ``a - b``; 0 where both are one and the same constant on the piece (the zeros of dead units)."""
         signs = self.arithmetic.sign(self.arithmetic.sub(a, b))
-        tie = (signs == 0) & ~self.arithmetic.depends(a) & ~self.arithmetic.depends(b)
-        if np.any((signs == UNDECIDED) | ((signs == 0) & ~tie)):
-            raise UndecidedError("the point lies on a kink, or so near one that this precision does not tell")
-        return np.asarray((signs > 0) | tie, np.int8)
+        constant = ~self.arithmetic.depends(a) & ~self.arithmetic.depends(b)
+        if np.any((signs == UNDECIDED) | ((signs == 0) & ~constant)):
+            raise UndecidedError(ON_A_KINK)
+        return signs
 
-    def winner(self, value: Any) -> np.ndarray:
-        """A one-hot mask of the largest element along the last axis."""
+    def larger(self, a: Any, b: Any) -> np.ndarray:
+        """Where ``a >= b``; equal numbers only where they are constants, so that the choice does not matter."""
+        return (self.signs(a, b) >= 0).astype(np.int8)
+
+    def winner(self, value: Any, allowed: np.ndarray | None = None) -> np.ndarray:
+        """A one-hot mask of the largest of the ``allowed`` elements along the last axis."""
         middle = self.arithmetic.midpoint(value)
-        best = middle.argmax(-1)
+        if allowed is None:
+            allowed = np.ones(middle.shape, bool)
+        best = np.where(allowed, middle, -np.inf).argmax(-1)
         leading = np.indices(best.shape)
         top = self.arithmetic.rearrange(lambda a: np.broadcast_to(a[(*leading, best)][..., None], a.shape), value)
         mask = np.zeros(middle.shape, np.int8)
         mask[(*leading, best)] = 1
         signs = self.arithmetic.sign(self.arithmetic.sub(top, value))
         tie = (signs == 0) & ~self.arithmetic.depends(top) & ~self.arithmetic.depends(value)
-        if np.any(((signs != 1) & ~tie) & (mask == 0)):
-            raise UndecidedError("the point lies on a kink, or so near one that this precision does not tell")
+        if np.any((signs != 1) & ~tie & (mask == 0) & allowed):
+            raise UndecidedError(ON_A_KINK)
         return mask
-
-
-def run_small(equation: Any, operands: Sequence[Any], function: Callable[..., Any], evaluator: Evaluator) -> list[Any]:
-    """A traceable function of a few operands, evaluated in the arithmetic of the evaluator."""
-    shapes = []
-    for position, operand in enumerate(operands):
-        if position < len(equation.invars):
-            shapes.append(jax.ShapeDtypeStruct(equation.invars[position].aval.shape, equation.invars[position].aval.dtype))
-        else:
-            shapes.append(jax.ShapeDtypeStruct(operand.shape, np.bool_))
-    with float64():
-        program = flattened(jax.make_jaxpr(function)(*shapes))
-    return Evaluator(program, evaluator.arithmetic).run(list(operands))
 
 
 class KinkRule(NamedTuple):
@@ -436,16 +607,36 @@ def spread(equation: Any, operands: Sequence[Any], recorder: Recorder) -> list[A
 
 
 def decide_pair(equation: Any, operands: Sequence[Any], recorder: Recorder) -> np.ndarray:
-    return recorder.larger(*spread(equation, operands, recorder))
+    return mask_of_signs(equation, recorder.signs(*spread(equation, operands, recorder)))
 
 
 def decide_sign(equation: Any, operands: Sequence[Any], recorder: Recorder) -> np.ndarray:
-    return recorder.larger(operands[0], recorder.arithmetic.zeros(operand_shape(equation)))
+    return mask_of_signs(equation, recorder.signs(operands[0], recorder.arithmetic.zeros(operand_shape(equation))))
+
+
+def mask_of_signs(equation: Any, signs: np.ndarray) -> np.ndarray:
+    """The mask of a kink of one or two operands from the sign of its margin, ``a - b`` or ``a``.
+
+    A sign 0 means that the margin is zero all over the piece.
+    """
+    name = equation.primitive.name
+    if name == "sign":
+        return np.stack([signs > 0, signs == 0]).astype(np.int8)
+    if name in ("eq", "ne"):
+        return (signs == 0).astype(np.int8)
+    if name in ("gt", "le"):
+        return (signs > 0).astype(np.int8)
+    return (signs >= 0).astype(np.int8)
+
+
+def forced_sign(equation: Any, operands: Sequence[Any], mask: Any) -> Any:
+    return choose(mask[1], 0.0, choose(mask[0], 1.0, -1.0))
 
 
 def decide_clamp(equation: Any, operands: Sequence[Any], recorder: Recorder) -> np.ndarray:
     low, a, high = spread(equation, operands, recorder)
-    return np.stack([recorder.larger(a, low), recorder.larger(a, high)])
+    above = recorder.larger(a, low)
+    return np.stack([above, recorder.larger(recorder.arithmetic.select(above, a, low), high)])
 
 
 def to_last(array: Any, axes: Sequence[int]) -> Any:
@@ -479,23 +670,9 @@ def window_positions(equation: Any) -> np.ndarray:
 
 def decide_window(equation: Any, operands: Sequence[Any], recorder: Recorder) -> np.ndarray:
     positions = window_positions(equation)
-    if not np.any(positions < 0):
-        return recorder.winner(recorder.arithmetic.take(operands[0], positions))
-    # Padding never wins: it is compared as a copy of the first real element of its window.
-    first = np.take_along_axis(positions, np.argmax(positions >= 0, -1)[..., None], -1)
-    if np.any(first < 0):
-        raise UnsupportedProgramError("a pooling window that lies in the padding alone")
-    filled = np.where(positions < 0, first, positions)
-    values = recorder.arithmetic.take(operands[0], filled)
-    middle = recorder.arithmetic.midpoint(values)
-    order = np.argsort(np.where(positions < 0, -np.inf, middle), -1)[..., -1:]
-    mask = (np.arange(positions.shape[-1]) == order).astype(np.int8)
-    top = recorder.arithmetic.take(operands[0], np.broadcast_to(np.take_along_axis(filled, order, -1), filled.shape))
-    signs = recorder.arithmetic.sign(recorder.arithmetic.sub(top, values))
-    tie = (signs == 0) & ~recorder.arithmetic.depends(top) & ~recorder.arithmetic.depends(values)
-    if np.any((signs != 1) & ~tie & (mask == 0) & (positions >= 0)):
-        raise UndecidedError("the point lies on a kink, or so near one that this precision does not tell")
-    return mask
+    # Padding never wins: it is compared as a copy of a real element of its window.
+    filled = structure.windows_without_padding(equation)
+    return recorder.winner(recorder.arithmetic.take(operands[0], filled), positions >= 0)
 
 
 def forced_window(equation: Any, operands: Sequence[Any], mask: Any) -> Any:
@@ -519,7 +696,7 @@ KINKS: dict[str, KinkRule] = {
     "max": KinkRule(result_shape, decide_pair, lambda e, operands, mask: choose(mask, *operands)),
     "min": KinkRule(result_shape, decide_pair, lambda e, operands, mask: choose(mask, *operands[::-1])),
     "abs": KinkRule(result_shape, decide_sign, lambda e, operands, mask: choose(mask, operands[0], -operands[0])),
-    "sign": KinkRule(result_shape, decide_sign, lambda e, operands, mask: choose(mask, 1.0, -1.0)),
+    "sign": KinkRule(lambda e: (2, *result_shape(e)), decide_sign, forced_sign),
     "clamp": KinkRule(lambda e: (2, *result_shape(e)), decide_clamp, forced_clamp),
     "reduce_max": KinkRule(reduced_shape, decide_reduce, forced_reduce),
     "reduce_min": KinkRule(reduced_shape, decide_reduce, forced_reduce),
@@ -528,7 +705,7 @@ KINKS: dict[str, KinkRule] = {
     "ge": KinkRule(result_shape, decide_pair, lambda e, operands, mask: mask),
     "lt": KinkRule(result_shape, decide_pair, lambda e, operands, mask: jnp.logical_not(mask)),
     "le": KinkRule(result_shape, decide_pair, lambda e, operands, mask: jnp.logical_not(mask)),
-    # Off the kink the two sides differ; the mask is kept so that the pattern knows the side.
-    "eq": KinkRule(result_shape, decide_pair, lambda e, operands, mask: jnp.zeros(mask.shape, bool)),
-    "ne": KinkRule(result_shape, decide_pair, lambda e, operands, mask: jnp.ones(mask.shape, bool)),
+    # 1: equal all over the piece (the zeros of dead units).
+    "eq": KinkRule(result_shape, decide_pair, lambda e, operands, mask: mask),
+    "ne": KinkRule(result_shape, decide_pair, lambda e, operands, mask: jnp.logical_not(mask)),
 }

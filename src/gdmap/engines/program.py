@@ -4,7 +4,7 @@ What is proved about a loss is proved about this list, read as a formula over th
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import jax
@@ -62,8 +62,8 @@ def without_repetitions(jaxpr: Any) -> Any:
         invars = [atom if isinstance(atom, Literal) else alias.get(atom, atom) for atom in equation.invars]
         key = (
             equation.primitive.name,
-            tuple((str(a.val), str(a.aval)) if isinstance(a, Literal) else id(a) for a in invars),
-            str(sorted(equation.params.items(), key=lambda item: item[0])),
+            tuple((frozen(a.val), str(a.aval)) if isinstance(a, Literal) else id(a) for a in invars),
+            frozen(equation.params),
         )
         former = seen.get(key)
         if former is not None and not equation.effects:
@@ -77,6 +77,27 @@ def without_repetitions(jaxpr: Any) -> Any:
         kept.append(equation.replace(invars=invars))
     outvars = [atom if isinstance(atom, Literal) else alias.get(atom, atom) for atom in jaxpr.outvars]
     return jaxpr.replace(eqns=kept, outvars=outvars)
+
+
+def frozen(value: Any) -> Any:
+    """A hashable form of a literal or of parameters of an equation: equal only if these are the same, bit for bit."""
+    if isinstance(value, dict):
+        return tuple((name, frozen(value[name])) for name in sorted(value))
+    if isinstance(value, (list, tuple)):
+        return (type(value), *map(frozen, value))
+    if isinstance(value, (float, complex, np.generic, np.ndarray, jax.Array)) and not is_opaque(value):
+        array = np.asarray(value)
+        return (str(array.dtype), array.shape, array.tobytes())
+    if value is None or isinstance(value, (bool, int, str, bytes)):
+        return (type(value), value)
+    if isinstance(value, Hashable):
+        return value
+    return (type(value), id(value))
+
+
+def is_opaque(value: Any) -> bool:
+    """Whether an array holds what NumPy has no numbers for (random keys)."""
+    return isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.extended)
 
 
 Rule = Callable[[Any, Sequence[Any]], Sequence[Any] | None]
@@ -152,17 +173,24 @@ def flow_of_logaddexp() -> list[Any]:
 def data_flow(equation: Any) -> list[Any]:
     """Which primitive feeds which in a called program, whatever the shapes."""
     inner, _ = opened(equation.params["call_jaxpr"])
-    number: dict[Any, Any] = {variable: index for index, variable in enumerate(inner.invars)}
+    number: dict[Any, Any] = {variable: index for index, variable in enumerate([*inner.invars, *inner.constvars])}
     flow: list[Any] = []
     for step in inner.eqns:
         operands = [str(atom.val) if isinstance(atom, Literal) else number[atom] for atom in step.invars]
-        if step.primitive.name in ("broadcast_in_dim", "convert_element_type"):
+        if step.primitive.name == "broadcast_in_dim" or is_idle_conversion(step):
             number[step.outvars[0]] = operands[0]
             continue
         flow.append((step.primitive.name, *operands))
         for variable in step.outvars:
             number[variable] = (len(flow), step.primitive.name)
     return [*flow, [number.get(atom) for atom in inner.outvars]]
+
+
+def is_idle_conversion(equation: Any) -> bool:
+    """Whether an equation converts float64 numbers to float64 numbers."""
+    return equation.primitive.name == "convert_element_type" and (
+        equation.invars[0].aval.dtype == equation.outvars[0].aval.dtype == np.float64
+    )
 
 
 def unrolled_scan(parameters: dict[str, Any], operands: Sequence[Any], rule: Rule | None) -> list[Any]:

@@ -15,6 +15,7 @@ import numpy as np
 import scipy.special
 from jax.extend.core import ClosedJaxpr, DropVar, Literal, Var
 
+from gdmap.engines.balls import structure
 from gdmap.engines.identities import MOVES, Identities, constant_value, contained, rearranged, shape_of, size_of
 from gdmap.engines.intervals import (
     ANYTHING,
@@ -68,7 +69,9 @@ def domain_conditions(program: ClosedJaxpr, known: dict[Var, Range]) -> list[tup
     Each entry is an equation, the index of an operand and the condition on it, such as ``'> 0'`` for a logarithm.
     Operands that do not depend on the inputs are not listed: whoever evaluates the program once checks them.
     An empty list: every operation is analytic at all real inputs, apart from kinks and jumps (``max``, ``abs``,
-    comparisons, ``sign``, ``floor`` ...), which the caller deals with.
+    comparisons, ``sign``, ``floor`` ...), which the caller deals with. This is about the program as it stands:
+    where the choices of a kink are forced against the comparison it hangs on, ``sqrt(where(x > 0, x, 1))`` is no
+    longer defined everywhere, so a piece needs the ranges of the program with its choices as inputs.
     """
     varying = dependent(program)
     makers = {variable: equation for equation in program.jaxpr.eqns for variable in equation.outvars}
@@ -113,7 +116,7 @@ def conditions_of(equation: Any, varying: set[Var]) -> list[tuple[int, str]]:
     """The conditions under which one primitive is analytic, on operands that vary."""
     name = equation.primitive.name
     found: list[tuple[int, str]] = []
-    if name in ("log", "sqrt", "rsqrt", "lgamma", "digamma", "polygamma"):
+    if name in ("log", "sqrt", "rsqrt", "lgamma", "digamma"):
         found = [(0, "> 0")]
     elif name == "log1p":
         found = [(0, "> -1")]
@@ -123,17 +126,25 @@ def conditions_of(equation: Any, varying: set[Var]) -> list[tuple[int, str]]:
         found = [(0, "> 1")]
     elif name in ("cbrt", "tan"):
         found = [(0, "!= 0" if name == "cbrt" else "never")]
-    elif name in ("div", "rem"):
+    elif name == "div":
         found = [(1, "!= 0")]
     elif name == "integer_pow" and equation.params["y"] < 0:
         found = [(0, "!= 0")]
     elif name == "pow" and not is_natural(constant_value(equation.invars[1])):
         found = [(0, "> 0")]
+    elif name == "convert_element_type" and not keeps_reals(equation):
+        found = [(0, "never")]
     elif name == "atan2":
         found = [(1, "> 0")]
     elif name not in ANALYTIC and name not in PIECEWISE and name not in MOVES:
         found = [(index, "never") for index in range(len(equation.invars))]
     return [(i, c) for i, c in found if isinstance(equation.invars[i], Var) and equation.invars[i] in varying]
+
+
+def keeps_reals(equation: Any) -> bool:
+    """Whether a change of dtype leaves real numbers as they are: doubles stay doubles, truth values become any."""
+    source, target = (np.dtype(v.aval.dtype) for v in (equation.invars[0], equation.outvars[0]))
+    return source.kind != "f" or target == np.float64
 
 
 def is_natural(value: Any) -> bool:
@@ -165,7 +176,7 @@ ANALYTIC = {
     *("select_and_gather_add", "select_and_scatter_add", "bessel_i0e", "bessel_i1e"),
 }
 # Analytic on a part of the reals: `conditions_of`.
-RESTRICTED = {"lgamma", "digamma", "polygamma", "atanh", "acos", "asin", "erf_inv", "acosh", "tan", "atan2", "rem"}
+RESTRICTED = {"lgamma", "digamma", "atanh", "acos", "asin", "erf_inv", "acosh", "tan", "atan2"}
 # Analytic but for kinks and jumps.
 PIECEWISE = {
     *("max", "min", "abs", "sign", "floor", "ceil", "round", "clamp", "select_n", "is_finite", "nextafter"),
@@ -389,7 +400,8 @@ class Analysis:
             for variable, result in zip(equation.outvars, results, strict=True):
                 if not isinstance(variable, DropVar):
                     finished = settled(result, operands, equation)
-                    self.known[variable] = bounded_to(finished, self.same.intervals_from_relations(equation, self))
+                    sharper = bounded_to(finished, self.same.intervals_from_relations(equation, self))
+                    self.known[variable] = filled(sharper, shape_of(variable))
         return self.known
 
     def interval(self, atom: Any) -> Interval:
@@ -400,12 +412,14 @@ class Analysis:
         """The intervals of the results of one equation."""
         name = equation.primitive.name
         outputs = len(equation.outvars)
+        if name in MOVES:
+            return moved_intervals(equation, operands[0])
+        if name == "iota":
+            return [constant_interval(structure.RULES[name](equation, [], structure.PlainMover())[0])]
         if all(is_exact(interval) for interval in operands) and name in EXACT:
             values = bound_values(equation, [interval.lower for interval in operands])
             if values is not None:
                 return [constant_interval(value) for value in values]
-        if name in MOVES:
-            return moved_intervals(equation, operands[0])
         if name == "select_n":
             return [self.selected(equation, operands)]
         if name in COMPARISONS:
@@ -506,6 +520,13 @@ def settled(result: Interval, operands: Sequence[Interval], equation: Any) -> In
     if equation.primitive.name in TOTAL and not np.any(undefined):
         return without_overflow(result, *operands)
     return result
+
+
+def filled(interval: Interval, shape: tuple[int, ...]) -> Interval:
+    """Intervals of every element in the full shape; one for all elements stays what it is."""
+    if np.shape(interval.lower) in ((), shape):
+        return interval
+    return Interval(*(np.broadcast_to(end, shape) for end in interval))
 
 
 def moved_intervals(equation: Any, a: Interval) -> list[Interval]:
@@ -870,12 +891,10 @@ RULES: dict[str, Callable[..., Any]] = {
     **{name: between(0.0, 1.0) for name in ("reduce_and", "reduce_or")},
     **{name: lambda *_: REALS for name in ("select_and_gather_add", "select_and_scatter_add", "real")},
 }
-# What is exact on exact operands: no rounding.
+# What JAX itself is asked for on exact operands: there is no rounding in it.
 EXACT = {
-    *MOVES,
-    *("neg", "abs", "max", "min", "sign", "floor", "ceil", "round", "clamp", "select_n", "iota", "concatenate"),
-    *("pad", "gather", "scatter", "dynamic_slice", "dynamic_update_slice", "reduce_max", "reduce_min", "argmax"),
-    *("argmin", "and", "or", "not", "xor", "reduce_and", "reduce_or", "sort", "is_finite", *COMPARISONS),
+    *("pad", "gather", "scatter", "dynamic_slice", "dynamic_update_slice", "argmax", "argmin", "and", "or", "not"),
+    *("xor", "reduce_and", "reduce_or", "sort", "round"),
 }
 # Operations whose results are real numbers wherever they are defined, on real operands.
 TOTAL = set(RULES) | MOVES | {"select_n"}

@@ -8,12 +8,17 @@ factor ``exp(k c)``, and every operation must turn these into one another.
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Literal
 
 from gdmap.engines.balls import structure
+from gdmap.engines.balls.evaluate import discrete, is_discrete, numpy_array
 
 FREE, TERM, FACTOR = 0, 1, 2
+# How often a shift is contained is counted in multiples of 2^-10 below 2^15: all sums and products of two are exact.
+FINEST, LARGEST = 2.0**10, 2.0**15
 
 
 class Trace(NamedTuple):
@@ -42,17 +47,45 @@ class Shifts(NamedTuple):
 def shifts(program: ClosedJaxpr) -> Shifts:
     """The maxima of a flat program (``reduce_max``, ``reduce_min``) on whose value its outputs do not depend."""
     maxima, stopped = [], set()
-    for index, equation in enumerate(program.jaxpr.eqns):
-        if equation.primitive.name in ("reduce_max", "reduce_min"):
+    candidates = [
+        index for index, equation in enumerate(program.jaxpr.eqns)
+        if equation.primitive.name in ("reduce_max", "reduce_min")
+        and np.issubdtype(equation.outvars[0].aval.dtype, np.floating)
+    ]  # fmt: skip
+    if candidates:
+        indices = integers(program)
+        for index in candidates:
             try:
-                stopped |= followed(program, index)
+                stopped |= followed(program, index, indices)
             except NotAShift:
                 continue
             maxima.append(index)
     return Shifts(tuple(maxima), frozenset(stopped))
 
 
-def followed(program: ClosedJaxpr, origin: int) -> set[int]:
+def integers(program: ClosedJaxpr) -> dict[Any, np.ndarray]:
+    """The integers and booleans of a flat program that depend on nothing but its constants (indices)."""
+    known = {
+        variable: value
+        for variable, value in zip(program.jaxpr.constvars, map(numpy_array, program.consts), strict=True)
+        if is_discrete(value)
+    }
+    for equation in program.jaxpr.eqns:
+        atoms = [*equation.invars, *equation.outvars]
+        if any(np.issubdtype(atom.aval.dtype, np.floating) for atom in atoms if not is_key(atom)):
+            continue
+        if all(isinstance(atom, Literal) or atom in known for atom in equation.invars):
+            operands = [numpy_array(a.val) if isinstance(a, Literal) else known[a] for a in equation.invars]
+            known.update(zip(equation.outvars, discrete(equation, operands), strict=True))
+    return known
+
+
+def is_key(atom: Any) -> bool:
+    """Whether an operand is an array of random keys."""
+    return jnp.issubdtype(atom.aval.dtype, jax.dtypes.extended)
+
+
+def followed(program: ClosedJaxpr, origin: int, indices: dict[Any, np.ndarray]) -> set[int]:
     """The ``stop_gradient`` equations through which the shift passes bare, or `NotAShift`."""
     (source,) = program.jaxpr.eqns[origin].outvars
     shape = source.aval.shape
@@ -84,10 +117,13 @@ def followed(program: ClosedJaxpr, origin: int) -> set[int]:
         elif name == "select_n" and equation.invars[0] in certain:
             result = operands[2]
         elif name in structure.RULES:
-            arrays = [traced(o, a) for o, a in zip(operands, equation.invars, strict=True)]
             moved = [
-                structure.RULES[name](equation, [array[part] for array in arrays], structure.PlainMover())
-                for part in range(4)
+                structure.RULES[name](
+                    equation,
+                    [moving(o, a, part, indices) for o, a in zip(operands, equation.invars, strict=True)],
+                    structure.PlainMover(),
+                )
+                for part in range(len(Trace._fields))
             ]
             for position, variable in enumerate(equation.outvars):
                 values[variable] = Trace(*(part[position] for part in moved))
@@ -103,6 +139,17 @@ def followed(program: ClosedJaxpr, origin: int) -> set[int]:
         if not isinstance(atom, Literal) and atom in values and np.any(values[atom].kind != FREE):
             raise NotAShift
     return stopped
+
+
+def moving(operand: Trace | None, atom: Any, part: int, indices: dict[Any, np.ndarray]) -> np.ndarray:
+    """A part of an operand's trace; of an index the index itself."""
+    if operand is None and np.issubdtype(atom.aval.dtype, np.integer):
+        if isinstance(atom, Literal):
+            return np.asarray(atom.val)
+        if atom not in indices:
+            raise NotAShift
+        return indices[atom]
+    return traced(operand, atom)[part]
 
 
 def traced(operand: Trace | None, atom: Any) -> Trace:
@@ -125,6 +172,7 @@ def pair(equation: Any, operands: Sequence[Trace | None]) -> tuple[Trace, Trace]
 
 def result_of(kind: np.ndarray, element: np.ndarray, times: np.ndarray) -> Trace:
     """A trace that is no longer bare; what contains the shift zero times is free of it."""
+    require((np.rint(times * FINEST) == times * FINEST) & (np.abs(times) <= LARGEST))
     return Trace(np.where(times == 0, FREE, kind), element, times, np.zeros(kind.shape, bool))
 
 
@@ -173,12 +221,17 @@ def mul_rule(equation: Any, operands: Sequence[Trace | None]) -> Trace:
 def div_rule(equation: Any, operands: Sequence[Trace | None]) -> Trace:
     a, b = pair(equation, operands)
     if isinstance(equation.invars[1], Literal) and np.ndim(equation.invars[1].val) == 0:
-        return times_number(a, 1 / float(equation.invars[1].val))
+        divisor = float(equation.invars[1].val)
+        # Only the reciprocals of powers of two are exact.
+        require(abs(np.frexp(divisor)[0]) == 0.5 or not np.any(a.kind == TERM))
+        return times_number(a, 1 / divisor if divisor else 1.0)
     return multiplied(a, scaled_factor(b, -1))
 
 
 def times_number(a: Trace, factor: float) -> Trace:
     """The trace of a multiple: terms are multiplied, factors ``exp(k c)`` stay."""
+    if np.any(a.kind == TERM):
+        require(np.rint(factor * FINEST) == factor * FINEST and abs(factor) <= LARGEST)
     return result_of(a.kind, a.element, np.where(a.kind == TERM, a.times * factor, a.times))
 
 
@@ -263,6 +316,7 @@ def dot_rule(equation: Any, operands: Sequence[Trace | None]) -> Trace:
         return moved.reshape(*moved.shape[: len(batch) + len(free)], -1)
 
     kind, element, times = map(arranged, (a.kind, a.element, a.times))
+    require(kind.shape[-1] > 0)
     require((kind == FREE) | ((kind == FACTOR) & (element == element[..., :1]) & (times == times[..., :1])))
     require(kind == kind[..., :1])
     out = []

@@ -58,7 +58,19 @@ class Arb(ObjectArithmetic):
 
 
 def logistic(x: arb) -> arb:
+    """``1 / (1 + exp(-x))``."""
     return 1 / (1 + (-x).exp())
+
+
+def cube_root(x: arb) -> arb:
+    """The real cube root, of negative numbers too."""
+    if x >= 0:
+        return x.root(3)
+    if x <= 0:
+        return -((-x).root(3))
+    if not x.is_finite():
+        return arb("nan")
+    return cube_root(x.lower()).union(cube_root(x.upper()))
 
 
 ARB_FUNCTIONS: dict[str, Callable[..., Any]] = {
@@ -82,7 +94,7 @@ ARB_FUNCTIONS: dict[str, Callable[..., Any]] = {
     "atanh": lambda x: x.atanh(),
     "sqrt": lambda x: x.sqrt(),
     "rsqrt": lambda x: x.rsqrt(),
-    "cbrt": lambda x: x.root(3),
+    "cbrt": cube_root,
     "erf": lambda x: x.erf(),
     "erfc": lambda x: x.erfc(),
     "lgamma": lambda x: x.lgamma(),

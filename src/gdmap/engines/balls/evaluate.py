@@ -1,16 +1,18 @@
 """Evaluating a flat program in an arithmetic that encloses: balls, verified doubles, exact rationals."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, DropVar, Literal, Var
 
 from gdmap.engines.balls import structure
 from gdmap.engines.balls.arithmetic import EITHER, UNDECIDED, Arithmetic, UndecidedError
 from gdmap.engines.precision import float64
-from gdmap.engines.program import UnsupportedProgramError
+from gdmap.engines.program import UnsupportedProgramError, is_opaque
 
 
 class Decide(Protocol):
@@ -54,6 +56,7 @@ class Evaluator:
             else:
                 self.fixed_equations.append((index, equation))
         self.moved = moved
+        self.converted: dict[int, tuple[np.ndarray, Any]] = {}
 
     def run(self, inputs: Sequence[Any], decide: Decide | None = None) -> list[Any]:
         """The outputs for these inputs."""
@@ -64,19 +67,19 @@ class Evaluator:
         """Evaluate what does not depend on the moving inputs."""
         for variable, value in zip(self.program.jaxpr.invars, inputs, strict=True):
             if variable not in self.moved:
-                self.values[variable] = value
+                self.values[variable] = normal(value, variable.aval.dtype)
         self.execute(self.fixed_equations, self.values, decide)
 
     def outputs(self, inputs: Sequence[Any]) -> list[Any]:
         """The outputs for these moving inputs, after `start`."""
         values = dict(self.values)
         for variable, value in zip(self.program.jaxpr.invars, inputs, strict=True):
-            values[variable] = value
+            values[variable] = normal(value, variable.aval.dtype)
         self.execute(self.moving_equations, values, None)
         return [self.read(values, atom) for atom in self.program.jaxpr.outvars]
 
     def execute(self, equations: Sequence[tuple[int, Any]], values: dict[Var, Any], decide: Decide | None) -> None:
-        last = last_uses(equations) if equations is self.moving_equations else {}
+        last = self.last_uses if equations is self.moving_equations else {}
         for position, (index, equation) in enumerate(equations):
             operands = [self.read(values, atom) for atom in equation.invars]
             results = None if decide is None else decide(index, equation, operands, self)
@@ -86,18 +89,17 @@ class Evaluator:
                 if not isinstance(variable, DropVar):
                     values[variable] = result
             for variable in last.get(position, ()):
-                if variable not in self.program.jaxpr.outvars:
-                    values.pop(variable, None)
+                values.pop(variable, None)
+
+    @functools.cached_property
+    def last_uses(self) -> dict[int, list[Any]]:
+        """Which variables are used for the last time by which moving equation, and are no outputs."""
+        outputs = {atom for atom in self.program.jaxpr.outvars if not isinstance(atom, Literal)}
+        return last_uses(self.moving_equations, outputs)
 
     def read(self, values: dict[Var, Any], atom: Any) -> Any:
         """The value of an operand."""
-        if isinstance(atom, Literal):
-            return np.asarray(atom.val)
-        value = values[atom]
-        if isinstance(value, np.ndarray) and value.dtype == np.float64 and value.size > 64 and atom in self.values:
-            # Large constants (the data) become numbers of the arithmetic once, not at each use.
-            value = values[atom] = self.values[atom] = self.arithmetic.constant(value)
-        return value
+        return numpy_array(atom.val) if isinstance(atom, Literal) else values[atom]
 
     def apply(self, equation: Any, operands: Sequence[Any]) -> list[Any]:
         """The results of one equation."""
@@ -106,6 +108,9 @@ class Evaluator:
             not np.issubdtype(variable.aval.dtype, np.floating) for variable in equation.outvars
         ):
             return discrete(equation, operands)
+        if name in EXACT_IN_FLOAT and all(map(is_plain, operands)):
+            return with_jax(equation, operands)
+        refuse_narrow(equation)
         rule = RULES.get(name)
         if rule is None:
             raise UnsupportedProgramError(
@@ -117,7 +122,15 @@ class Evaluator:
 
     def number(self, operand: Any) -> Any:
         """An operand as a value of the arithmetic: float64 arrays are exact constants."""
-        return self.arithmetic.constant(operand) if is_plain(operand) else operand
+        if not is_plain(operand):
+            return operand
+        if operand.size <= 64:
+            return self.arithmetic.constant(operand)
+        # Large constants (the data) become numbers of the arithmetic once, not at each use.
+        found = self.converted.get(id(operand))
+        if found is None or found[0] is not operand:
+            found = self.converted[id(operand)] = (operand, self.arithmetic.constant(operand))
+        return found[1]
 
     def decided(self, signs: np.ndarray) -> np.ndarray:
         """``signs``, or an error if some are not decided."""
@@ -126,14 +139,14 @@ class Evaluator:
         return signs
 
 
-def last_uses(equations: Sequence[tuple[int, Any]]) -> dict[int, list[Any]]:
-    """Which variables are used for the last time by which equation."""
+def last_uses(equations: Sequence[tuple[int, Any]], kept: set[Any]) -> dict[int, list[Any]]:
+    """Which variables (but those ``kept``) are used for the last time by which equation."""
     last: dict[Any, int] = {}
     for position, (_, equation) in enumerate(equations):
         for atom in equation.invars:
             if not isinstance(atom, Literal):
                 last[atom] = position
-    made = {variable for _, equation in equations for variable in equation.outvars}
+    made = {variable for _, equation in equations for variable in equation.outvars} - kept
     by_position: dict[int, list[Any]] = {}
     for variable, position in last.items():
         if variable in made:
@@ -141,10 +154,37 @@ def last_uses(equations: Sequence[tuple[int, Any]]) -> dict[int, list[Any]]:
     return by_position
 
 
-def numpy_array(value: Any) -> np.ndarray:
-    """A constant of a program as a NumPy array; float32 numbers are float64 numbers too."""
+def numpy_array(value: Any) -> Any:
+    """A constant of a program as a NumPy array: masks as int8, float32 numbers (they are float64 numbers) as float64."""
+    if is_opaque(value):
+        return value
     array = np.asarray(value)
-    return array.astype(np.float64) if np.issubdtype(array.dtype, np.floating) else array
+    if array.dtype == bool:
+        return array.astype(np.int8)
+    return array.astype(np.float64) if jnp.issubdtype(array.dtype, np.floating) else array
+
+
+def normal(value: Any, dtype: Any) -> Any:
+    """An input as the evaluator holds it: booleans as int8 masks."""
+    if isinstance(value, np.ndarray) and value.dtype != object:
+        return value.astype(np.int8, copy=False) if dtype == bool else numpy_array(value)
+    return value
+
+
+def refuse_narrow(equation: Any) -> None:
+    """Refuse to compute in less than double precision: over the real numbers that is another formula."""
+    name = equation.primitive.name
+    if name in structure.RULES or name in EXACT_IN_FLOAT or name in ("select_n", "convert_element_type"):
+        return
+    for variable in equation.outvars:
+        dtype = variable.aval.dtype
+        if jnp.issubdtype(dtype, np.complexfloating):
+            raise UnsupportedProgramError(f"the trace computes with complex numbers ({name}), which are not supported")
+        if jnp.issubdtype(dtype, np.floating) and dtype != np.float64:
+            raise UnsupportedProgramError(
+                f"the trace computes in {dtype} on the way ({name}): over the real numbers that is another formula. "
+                "Write the loss in one precision: let numbers be float64 (data.astype(float)) before they are used"
+            )
 
 
 def is_plain(operand: Any) -> bool:
@@ -153,8 +193,8 @@ def is_plain(operand: Any) -> bool:
 
 
 def is_discrete(operand: Any) -> bool:
-    """Whether an operand is an array of booleans, masks or integers."""
-    return is_plain(operand) and not np.issubdtype(operand.dtype, np.floating)
+    """Whether an operand is an array of booleans, masks or integers, or random keys."""
+    return is_opaque(operand) or (is_plain(operand) and not np.issubdtype(operand.dtype, np.floating))
 
 
 # Booleans and integers --------------------------------------------------------------------------------------------
@@ -163,28 +203,41 @@ def is_discrete(operand: Any) -> bool:
 def discrete(equation: Any, operands: Sequence[np.ndarray]) -> list[Any]:
     """The results of an equation on booleans, masks and integers alone."""
     name = equation.primitive.name
-    if name in LOGIC and equation.outvars[0].aval.dtype == bool:
-        return [LOGIC[name](*(operand.astype(np.int8) for operand in operands))]
-    if name == "select_n" and operands[0].dtype == np.int8:
-        if np.any(operands[0] == EITHER):
-            raise UndecidedError("an integer that depends on an undecided comparison")
+    masks = [operand for operand, atom in zip(operands, equation.invars, strict=True) if atom.aval.dtype == bool]
+    if len(masks) == len(operands) and equation.outvars[0].aval.dtype == bool:
+        if name in LOGIC:
+            return [LOGIC[name](*operands)]
+        if name in ("reduce_or", "reduce_and"):
+            return [reduced_logic(name, operands[0], equation.params["axes"])]
+        if name == "select_n":
+            which, if_false, if_true = (np.broadcast_to(operand, operands[1].shape) for operand in operands)
+            either = np.where(if_false == if_true, if_false, EITHER)
+            return [np.select([which == 0, which == 1], [if_false, if_true], either).astype(np.int8)]
     rule = structure.RULES.get(name)
-    if rule is not None:
+    if rule is not None and not any(map(is_opaque, operands)):
         return rule(equation, operands, structure.PlainMover())
+    if any(np.any(mask == EITHER) for mask in masks):
+        raise UndecidedError("an integer or a choice that depends on an undecided comparison")
     return with_jax(equation, operands)
 
 
+def reduced_logic(name: str, mask: np.ndarray, axes: Sequence[int]) -> np.ndarray:
+    """Whether any, or all, of the elements of a mask with 0, 1 and 2 (either) hold."""
+    axes = tuple(int(axis) for axis in axes)
+    strong = 1 if name == "reduce_or" else 0
+    found = np.where(np.any(mask == EITHER, axes), EITHER, 1 - strong)
+    return np.where(np.any(mask == strong, axes), strong, found).astype(np.int8)
+
+
 def with_jax(equation: Any, operands: Sequence[np.ndarray]) -> list[Any]:
-    """The results of an equation on concrete arrays, by JAX itself; exact for booleans and integers."""
+    """The results of an equation on concrete arrays, by JAX itself; for operations without rounding."""
     with float64(), jax.ensure_compile_time_eval():
         arguments = [
-            operand.astype(atom.aval.dtype) if operand.dtype != atom.aval.dtype else operand
+            operand if is_opaque(operand) else jnp.asarray(operand.astype(atom.aval.dtype, copy=False))
             for operand, atom in zip(operands, equation.invars, strict=True)
         ]
-        results = equation.primitive.bind(*map(jax.numpy.asarray, arguments), **equation.params)
-        if not equation.primitive.multiple_results:
-            results = [results]
-        return [np.asarray(result) for result in results]
+        results = equation.primitive.bind(*arguments, **equation.params)
+        return [numpy_array(result) for result in (results if equation.primitive.multiple_results else [results])]
 
 
 def logical_not(a: np.ndarray) -> np.ndarray:
@@ -216,6 +269,11 @@ LOGIC: dict[str, Callable[..., np.ndarray]] = {
 
 Rule = Callable[..., Any]
 RULES: dict[str, Rule] = {}
+# Operations that are exact on floating-point numbers; done so where all operands are constants.
+EXACT_IN_FLOAT = {
+    *("floor", "ceil", "round", "sort", "top_k", "argmax", "argmin", "reduce_max", "reduce_min", "cummax", "cummin"),
+    *("is_finite", "sign", "reduce_window_max", "reduce_window_min", "bitcast_convert_type"),
+}
 
 
 def rule(*names: str) -> Callable[[Rule], Rule]:
@@ -260,14 +318,16 @@ for function_name in FUNCTIONS:
 
 @rule("pow")
 def pow_rule(e: Evaluator, equation: Any, a: Any, b: Any) -> Any:
-    if is_plain(b) and b.size and np.all(b == b.ravel()[0]) and float(b.ravel()[0]).is_integer():
-        return broadcast(e, e.arithmetic.power(e.number(a), int(b.ravel()[0])), equation)
-    return e.arithmetic.function("pow", e.number(a), e.number(np.asarray(b, float) if is_plain(b) else b))
+    if is_plain(b):
+        b = b.astype(float)
+        exponent = float(b.ravel()[0]) if b.size else 1.0
+        if np.all(b == exponent) and exponent.is_integer() and abs(exponent) <= LARGEST_POWER:
+            return spread(e, equation, e.arithmetic.power(e.number(a), int(exponent)))
+    return e.arithmetic.function("pow", *spread(e, equation, a, b))
 
 
-def broadcast(e: Evaluator, value: Any, equation: Any) -> Any:
-    shape = equation.outvars[0].aval.shape
-    return e.arithmetic.rearrange(lambda a: np.broadcast_to(a, shape), value)
+# Powers with a larger exponent go through the logarithm.
+LARGEST_POWER = 1024
 
 
 @rule("integer_pow")
@@ -283,6 +343,45 @@ def square(e: Evaluator, equation: Any, a: Any) -> Any:
 @rule("reduce_sum")
 def reduce_sum(e: Evaluator, equation: Any, a: Any) -> Any:
     return e.arithmetic.sum(e.number(a), tuple(int(axis) for axis in equation.params["axes"]))
+
+
+@rule("reduce_prod")
+def reduce_prod(e: Evaluator, equation: Any, a: Any) -> Any:
+    return folded(e, equation, e.arithmetic.mul, a, np.ones(1))
+
+
+@rule("reduce_max", "reduce_min")
+def reduce_extremum(e: Evaluator, equation: Any, a: Any) -> Any:
+    larger = equation.primitive.name == "reduce_max"
+    return folded(e, equation, lambda x, y: extremum_of(e, larger, x, y), a, None)
+
+
+@rule("reduce_window_max")
+def reduce_window_max(e: Evaluator, equation: Any, a: Any) -> Any:
+    windows = structure.windows_without_padding(equation)
+    result, *others = (e.arithmetic.take(e.number(a), windows[..., i]) for i in range(windows.shape[-1]))
+    for other in others:
+        result = extremum_of(e, True, result, other)
+    return result
+
+
+def folded(e: Evaluator, equation: Any, operation: Callable[..., Any], a: Any, neutral: np.ndarray | None) -> Any:
+    """The elements of ``a`` over the axes of a reduction joined by an operation of two numbers."""
+    axes = tuple(int(axis) for axis in equation.params["axes"])
+    shape = equation.outvars[0].aval.shape
+    rows = e.arithmetic.rearrange(
+        lambda x: np.moveaxis(x, axes, range(len(axes))).reshape(-1, *shape) if x.size else x.reshape(0, *shape),
+        e.number(a),
+    )
+    (count, *_) = e.arithmetic.shape(rows)
+    if count == 0:
+        if neutral is None:
+            raise UnsupportedProgramError("the maximum of no numbers")
+        return np.broadcast_to(neutral, shape)
+    result = e.arithmetic.rearrange(lambda x: x[0], rows)
+    for position in range(1, count):
+        result = operation(result, e.arithmetic.rearrange(lambda x, i=position: x[i], rows))
+    return result
 
 
 @rule("cumsum")
@@ -347,7 +446,7 @@ def scatter_add(e: Evaluator, equation: Any, operand: Any, indices: Any, updates
     sorted_targets = targets[order]
     starts = np.searchsorted(sorted_targets, sorted_targets)
     turns = np.arange(len(targets)) - starts
-    for turn in range(int(turns.max(initial=-1)) + 1):
+    for turn in range(int(turns[sorted_targets >= 0].max(initial=-1)) + 1):
         chosen = order[(turns == turn) & (sorted_targets >= 0)]
         source = np.full(int(np.prod(shape, dtype=int)), -1)
         source[targets[chosen]] = chosen
@@ -357,18 +456,18 @@ def scatter_add(e: Evaluator, equation: Any, operand: Any, indices: Any, updates
 
 @rule("select_n")
 def select_n(e: Evaluator, equation: Any, which: Any, *cases: Any) -> Any:
-    if len(cases) == 2 and (which.dtype == bool or which.dtype == np.int8):
-        mask = which.astype(np.int8)
-        if all(map(is_plain, cases)) and not np.any(mask == EITHER):
-            return np.where(mask == 1, cases[1], cases[0])
-        shape = equation.outvars[0].aval.shape
-        false, true = (
-            e.arithmetic.rearrange(lambda x: np.broadcast_to(x, shape), e.number(case)) for case in cases
-        )
-        return e.arithmetic.select(np.broadcast_to(mask, shape), true, false)
-    result = e.number(cases[0])
-    for position, case in enumerate(cases[1:], 1):
-        result = e.arithmetic.select(np.asarray(which == position, np.int8), e.number(case), result)
+    if not is_discrete(which):
+        raise UnsupportedProgramError("a choice by a number that depends on the parameters")
+    shape = equation.outvars[0].aval.shape
+    which = np.broadcast_to(which, shape)
+    if equation.invars[0].aval.dtype == bool:
+        if all(map(is_plain, cases)) and not np.any(which == EITHER):
+            return np.where(which == 1, cases[-1], cases[0])
+        numbers = spread(e, equation, *cases)
+        return e.arithmetic.select(which, numbers[-1], numbers[0])
+    result, *others = spread(e, equation, *cases)
+    for position, case in enumerate(others, 1):
+        result = e.arithmetic.select((which == position).astype(np.int8), case, result)
     return result
 
 
@@ -385,8 +484,7 @@ COMPARISONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 def comparison(name: str) -> Rule:
     def apply(e: Evaluator, equation: Any, a: Any, b: Any) -> Any:
         if is_plain(a) and is_plain(b):
-            with np.errstate(invalid="ignore"):
-                return np.asarray(getattr(np, NUMPY_COMPARISONS[name])(a, b)).astype(np.int8)
+            return np.asarray(getattr(np, NUMPY_COMPARISONS[name])(a, b)).astype(np.int8)
         difference = e.arithmetic.sub(e.number(a), e.number(b))
         return np.asarray(COMPARISONS[name](e.decided(e.arithmetic.sign(difference))), np.int8)
 
@@ -407,14 +505,23 @@ for comparison_name in COMPARISONS:
 
 @rule("max", "min")
 def extremum(e: Evaluator, equation: Any, a: Any, b: Any) -> Any:
-    choose_larger = equation.primitive.name == "max"
+    larger = equation.primitive.name == "max"
     if is_plain(a) and is_plain(b):
-        return np.maximum(a, b) if choose_larger else np.minimum(a, b)
+        return np.maximum(a, b) if larger else np.minimum(a, b)
+    return extremum_of(e, larger, *spread(e, equation, a, b))
+
+
+def spread(e: Evaluator, equation: Any, *operands: Any) -> list[Any]:
+    """Numbers of the arithmetic in the shape of the result."""
     shape = equation.outvars[0].aval.shape
-    a, b = (e.arithmetic.rearrange(lambda x: np.broadcast_to(x, shape), e.number(x)) for x in (a, b))
+    return [e.arithmetic.rearrange(lambda x: np.broadcast_to(x, shape), e.number(x)) for x in operands]
+
+
+def extremum_of(e: Evaluator, larger: bool, a: Any, b: Any) -> Any:
+    """The larger (smaller) of two numbers; a hull where it is not decided which."""
     signs = e.arithmetic.sign(e.arithmetic.sub(a, b))
-    larger = np.where(signs == UNDECIDED, EITHER, signs > 0).astype(np.int8)
-    return e.arithmetic.select(larger if choose_larger else logical_not(larger), a, b)
+    mask = np.where(signs == UNDECIDED, EITHER, signs > 0).astype(np.int8)
+    return e.arithmetic.select(mask if larger else logical_not(mask), a, b)
 
 
 @rule("abs")
@@ -439,45 +546,49 @@ def is_finite(e: Evaluator, equation: Any, a: Any) -> Any:
 
 @rule("clamp")
 def clamp(e: Evaluator, equation: Any, low: Any, a: Any, high: Any) -> Any:
-    return extremum_of("min", e, equation, extremum_of("max", e, equation, a, low), high)
-
-
-def extremum_of(name: str, e: Evaluator, equation: Any, a: Any, b: Any) -> Any:
-    shape = equation.outvars[0].aval.shape
-    a, b = (e.arithmetic.rearrange(lambda x: np.broadcast_to(x, shape), e.number(x)) for x in (a, b))
-    signs = e.arithmetic.sign(e.arithmetic.sub(a, b))
-    larger = np.where(signs == UNDECIDED, EITHER, signs > 0).astype(np.int8)
-    return e.arithmetic.select(larger if name == "max" else logical_not(larger), a, b)
+    low, a, high = spread(e, equation, low, a, high)
+    return extremum_of(e, False, extremum_of(e, True, a, low), high)
 
 
 @rule("convert_element_type")
 def convert_element_type(e: Evaluator, equation: Any, a: Any) -> Any:
-    new, old = np.dtype(equation.params["new_dtype"]), equation.invars[0].aval.dtype
+    refuse_rounding(equation)
+    new, old = equation.params["new_dtype"], equation.invars[0].aval.dtype
     if is_discrete(a):
-        if not np.issubdtype(new, np.floating):
-            return a.astype(new)
-        if np.any((a == EITHER) & (old == bool)):
-            shape = np.shape(a)
-            ones, zeros = e.arithmetic.constant(np.ones(shape)), e.arithmetic.zeros(shape)
+        if old == bool and np.any(a == EITHER):
+            ones, zeros = e.arithmetic.constant(np.ones(np.shape(a))), e.arithmetic.zeros(np.shape(a))
             return e.arithmetic.select(a, ones, zeros)
-        return a.astype(float)
-    if not np.issubdtype(new, np.floating):
-        if is_plain(a):
-            return a.astype(new)
-        raise UnsupportedProgramError("the trace turns a real number into an integer, which is no smooth function")
-    if np.finfo(new).nmant < np.finfo(old).nmant:
-        raise UnsupportedProgramError(
-            f"the trace rounds numbers to {new.name} on the way: over the real numbers that is no formula. "
-            "Write the loss in one precision"
-        )
+        exact = a.astype(float)
+        if np.any(exact.astype(new).astype(float) != exact) or np.any(np.abs(exact) > 2.0**53):
+            raise UnsupportedProgramError(f"the trace rounds large integers to {new}")
+        return exact
     return a
 
 
-@rule("stop_gradient", "copy", "copy_p", "optimization_barrier", "reduce_precision")
+def refuse_rounding(equation: Any) -> None:
+    """Refuse conversions of real numbers to integers, or to fewer digits."""
+    new, old = equation.params["new_dtype"], equation.invars[0].aval.dtype
+    if not jnp.issubdtype(old, np.floating):
+        return
+    if not jnp.issubdtype(new, np.floating):
+        raise UnsupportedProgramError(f"the trace turns a real number into {new}, which is no smooth function")
+    if jnp.finfo(new).nmant < jnp.finfo(old).nmant:
+        raise UnsupportedProgramError(
+            f"the trace rounds numbers to {new} on the way: over the real numbers that is no formula. "
+            "Write the loss in one precision"
+        )
+
+
+@rule("stop_gradient", "copy", "copy_p", "optimization_barrier")
 def identity(e: Evaluator, equation: Any, *operands: Any) -> Any:
-    if equation.primitive.name == "reduce_precision":
-        raise UnsupportedProgramError("the trace rounds numbers on the way (reduce_precision)")
     return list(operands)
+
+
+@rule("reduce_precision")
+def reduce_precision(e: Evaluator, equation: Any, a: Any) -> Any:
+    if equation.params["exponent_bits"] >= 11 and equation.params["mantissa_bits"] >= 52:
+        return a
+    raise UnsupportedProgramError("the trace rounds numbers on the way (reduce_precision)")
 
 
 class ValueMover:

@@ -223,7 +223,8 @@ def spectrum_enclosure(mid: Array, rad: Array) -> tuple[Array, Array]:
         # The same error in the spectral norm, where ||Q||^2 <= 1 + delta takes the place of || |Q| ||^2 = O(n).
         first = inner_error * spectral_norm(n, Q, absolute, absolute, Q.T)
         second = outer_error * spectral_norm(n, image, Q.T, Q, image.T)
-        offdiagonal = weighted_norm(lambda v: upward(T @ v, n), n)
+        # fl(T) is not quite symmetric, but what it stands for is: the mean of its two halves is as near.
+        offdiagonal = weighted_norm(lambda v: upward(0.5 * (T @ v) + 0.5 * (T.T @ v), n + 2), n)
         spread = weighted_norm(lambda v: upward(rad @ v, n), n)
         distance = float(upward(offdiagonal + most * (spread + first) + second, 8))
         distance = min(distance, weighted_norm(deviation, n))

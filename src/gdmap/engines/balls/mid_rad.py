@@ -7,7 +7,8 @@ Numerical Algorithms, section 3.1). Radii are themselves computed in double prec
 ``1 + 8u`` per operation and by `TINY`, which covers underflow.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +19,6 @@ from gdmap.engines.balls.arithmetic import (
     EITHER,
     UNDECIDED,
     Arithmetic,
-    UndecidedError,
     decimal,
     filled,
 )
@@ -44,12 +44,18 @@ class MidRad(Arithmetic):
     def __init__(self, exact_decimals: bool = False) -> None:
         self.exact_decimals = exact_decimals
 
+    @contextlib.contextmanager
+    def active(self) -> Iterator[None]:
+        """Overflow and undefined values show in the result; they are no warnings."""
+        with np.errstate(all="ignore"):
+            yield
+
     def constant(self, array: np.ndarray) -> Intervals:
         mid = np.asarray(array, float)
         rad = np.zeros(mid.shape)
         if self.exact_decimals:
             for index, x in enumerate(mid.ravel().tolist()):
-                if not x.is_integer() and decimal(x) != fmpq(*x.as_integer_ratio()):
+                if np.isfinite(x) and not x.is_integer() and decimal(x) != fmpq(*x.as_integer_ratio()):
                     rad.reshape(-1)[index] = abs(x) * 2 * UNIT + TINY
         return Intervals(mid, rad)
 
@@ -76,18 +82,23 @@ class MidRad(Arithmetic):
         size_a, size_b = np.abs(a.mid), np.abs(b.mid)
         rad = size_a * b.rad + a.rad * (size_b + b.rad) + UNIT * np.abs(mid)
         # Zero times a finite number is exactly zero; keeping it so keeps tangents sparse and radii tight.
-        zero = ((a.mid == 0) & (a.rad == 0)) | ((b.mid == 0) & (b.rad == 0))
+        zero = (is_zero(a) & np.isfinite(b.mid) & np.isfinite(b.rad)) | (
+            is_zero(b) & np.isfinite(a.mid) & np.isfinite(a.rad)
+        )
         return Intervals(mid, np.where(zero, 0.0, rad * INFLATION + TINY))
 
     def div(self, a: Any, b: Any) -> Intervals:
+        # A lower bound of the modulus of the denominator.
         distance = (np.abs(b.mid) * (1 - UNIT) - b.rad) * (1 - 4 * UNIT)
-        if np.any(distance <= 0):
-            raise UndecidedError("a denominator that may be zero")
-        mid = a.mid / b.mid
-        rad = (a.rad + np.abs(mid) * (1 + 4 * UNIT) * b.rad) / distance + 2 * UNIT * np.abs(mid)
-        exact_zero = (a.mid == 0) & (a.rad == 0)
+        bounded = (distance > 0) & np.isfinite(distance)
+        distance = np.where(bounded, distance, 1.0)
+        mid = np.where(bounded, a.mid / np.where(bounded, b.mid, 1.0), 0.0)
+        size = np.abs(mid) * (1 + 4 * UNIT) + TINY
+        rad = (a.rad + size * b.rad) / distance + 2 * UNIT * np.abs(mid)
         exact = (b.rad == 0) & (a.rad == 0) & (np.abs(np.frexp(b.mid)[0]) == 0.5) & (np.abs(mid) > TINY)
-        return Intervals(mid, np.where(exact_zero | exact, 0.0, rad * INFLATION + TINY))
+        rad = np.where(is_zero(a) | exact, 0.0, rad * INFLATION + TINY)
+        # A denominator that may be zero: nothing is known; that is an error only if the result is used.
+        return Intervals(mid, np.where(bounded, rad, np.inf))
 
     def matmul(self, a: Any, b: Any) -> Intervals:
         k = a.mid.shape[-1]
@@ -103,8 +114,11 @@ class MidRad(Arithmetic):
     def sum(self, a: Any, axes: tuple[int, ...]) -> Intervals:
         count = int(np.prod([a.mid.shape[axis] for axis in axes], dtype=int))
         gamma = (count + 2) * UNIT / (1 - (count + 2) * UNIT)
+        if count == 1:
+            return Intervals(np.sum(a.mid, axes), np.sum(a.rad, axes))
         rad = np.sum(a.rad, axes) + gamma * np.sum(np.abs(a.mid), axes)
-        return Intervals(np.sum(a.mid, axes), rad * ((1 + gamma) * (1 + gamma) * INFLATION))
+        rad = np.where(rad == 0, 0.0, rad * ((1 + gamma) * (1 + gamma) * INFLATION) + TINY)
+        return Intervals(np.sum(a.mid, axes), rad)
 
     def power(self, a: Any, exponent: int) -> Intervals:
         if exponent < 0:
@@ -133,7 +147,7 @@ class MidRad(Arithmetic):
         out = np.full(a.mid.shape, UNDECIDED, np.int8)
         out[a.mid > a.rad] = 1
         out[-a.mid > a.rad] = -1
-        out[(a.mid == 0) & (a.rad == 0)] = 0
+        out[is_zero(a)] = 0
         return out
 
     def select(self, mask: np.ndarray, if_true: Any, if_false: Any) -> Intervals:
@@ -144,7 +158,7 @@ class MidRad(Arithmetic):
             reach = np.maximum(
                 np.abs(if_true.mid - middle) + if_true.rad, np.abs(if_false.mid - middle) + if_false.rad
             )
-            reach = np.where(reach > 0, reach * INFLATION + TINY, 0.0)
+            reach = np.where(reach == 0, 0.0, reach * INFLATION + TINY)
             mid, rad = np.where(mask == EITHER, middle, mid), np.where(mask == EITHER, reach, rad)
         return Intervals(mid, rad)
 
@@ -155,13 +169,19 @@ class MidRad(Arithmetic):
         return bool(np.all(np.isfinite(a.mid)) and np.all(np.isfinite(a.rad)))
 
 
+def is_zero(a: Intervals) -> np.ndarray:
+    """Which elements are exactly zero."""
+    return (a.mid == 0) & (a.rad == 0)
+
+
 def mid_rad(ball: arb) -> tuple[float, float]:
     """Doubles ``m, r`` with ``|x - m| <= r`` for all ``x`` of the ball; non-finite balls give an infinite radius."""
     mid = float(ball.mid())
     if not ball.is_finite() or not np.isfinite(mid):
         return 0.0, np.inf
     distance = (ball - arb(mid)).abs_upper()
-    return mid, 0.0 if distance == 0 else float(distance.upper()) * (1 + 4 * UNIT) + TINY
+    rad = 0.0 if distance == 0 else float(distance.upper()) * (1 + 4 * UNIT) + TINY
+    return mid, rad if np.isfinite(rad) else np.inf
 
 
 def outward(balls: np.ndarray) -> Intervals:

@@ -1,6 +1,7 @@
 """Exact rational numbers, and one token for every number that is not known to be a certain rational."""
 
 import math
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 from flint import fmpq, fmpq_mat
 
 from gdmap.engines.balls.anything import ANY
-from gdmap.engines.balls.arithmetic import UNDECIDED, ObjectArithmetic, decimal, filled
+from gdmap.engines.balls.arithmetic import UNDECIDED, ObjectArithmetic, UndecidedError, decimal, filled
 
 
 class Rational(ObjectArithmetic):
@@ -19,16 +20,20 @@ class Rational(ObjectArithmetic):
     """
 
     def number(self, x: float) -> Any:
+        """``x`` as a fraction; infinities and nan are no unknown numbers (``0 * inf`` is not 0): they are refused."""
         if not math.isfinite(x):
-            return ANY
+            raise UndecidedError(f"the number {x} in the loss has no exact rational value")
         return decimal(x) if self.exact_decimals else fmpq(*x.as_integer_ratio())
 
     def element(self, name: str, *operands: Any) -> Any:
-        exact = EXACT_VALUES.get(name)
-        if exact is not None and not any(x is ANY for x in operands):
-            for argument, value in exact:
-                if operands[0] == argument:
-                    return fmpq(value)
+        """The value where it is rational at a rational argument, else ``ANY``."""
+        if any(x is ANY for x in operands):
+            return ANY
+        if name in DOMAINS and not DOMAINS[name](*operands):
+            raise UndecidedError(f"{name} of a number outside its domain")
+        for argument, value in EXACT_VALUES.get(name, ()):
+            if operands[0] == argument:
+                return fmpq(value)
         return ANY
 
     def product(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -66,6 +71,20 @@ def product_with_unknowns(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return out
 
 
+# Where functions are defined and finite.
+DOMAINS: dict[str, Callable[..., bool]] = {
+    "log": lambda x: x > 0,
+    "log1p": lambda x: x > -1,
+    "sqrt": lambda x: x >= 0,
+    "rsqrt": lambda x: x > 0,
+    "asin": lambda x: abs(x) <= 1,
+    "acos": lambda x: abs(x) <= 1,
+    "acosh": lambda x: x >= 1,
+    "atanh": lambda x: abs(x) < 1,
+    "lgamma": lambda x: x > 0 or x.q != 1,
+    "digamma": lambda x: x > 0 or x.q != 1,
+    "pow": lambda x, y: x > 0 or (x == 0 and y > 0) or (x != 0 and y.q == 1),
+}
 # Rational values at rational arguments, which no other argument need be known for.
 EXACT_VALUES: dict[str, list[tuple[int, Any]]] = {
     "exp": [(0, 1)],

@@ -217,6 +217,34 @@ def scatter_targets(equation: Any, indices: np.ndarray) -> np.ndarray:
         return np.asarray(met).astype(int) - 1
 
 
+def scatter_sources(equation: Any, indices: np.ndarray) -> np.ndarray:
+    """Which element each result of a ``scatter`` is: of the operand, or (counted on) of the updates."""
+    concrete_indices([indices])
+    operand, _, updates = equation.invars
+    n, m = size_of(operand), size_of(updates)
+    with float64(), jax.ensure_compile_time_eval():
+        index = jnp.asarray(indices, equation.invars[1].aval.dtype)
+        counts = jax.lax.scatter_add(
+            jnp.zeros(operand.aval.shape), index, jnp.ones(updates.aval.shape),
+            equation.params["dimension_numbers"], mode=equation.params["mode"],
+        )  # fmt: skip
+        if np.any(np.asarray(counts) > 1):
+            raise UnsupportedProgramError("several values are written to one element (scatter): which one stays is open")
+        found = equation.primitive.bind(
+            jnp.arange(n).reshape(operand.aval.shape), index, jnp.arange(n, n + m).reshape(updates.aval.shape), **equation.params
+        )
+    return np.asarray(found)
+
+
+@rule("scatter")
+def scatter(equation: Any, operands: Sequence[Any], mover: Mover) -> list[Any]:
+    """Elements written over others."""
+    source = scatter_sources(equation, operands[1])
+    return [
+        mover.rearrange(lambda a, b: np.concatenate([a.ravel(), b.ravel()])[source], operands[0], operands[2])
+    ]
+
+
 def windows(shape: Sequence[int], parameters: dict[str, Any]) -> np.ndarray:
     """The positions in each window of a ``reduce_window``, -1 for padding: shape (*output, window)."""
     index = np.arange(int(np.prod(shape, dtype=int))).reshape(shape)
@@ -228,9 +256,23 @@ def windows(shape: Sequence[int], parameters: dict[str, Any]) -> np.ndarray:
     )
 
 
+def windows_without_padding(equation: Any) -> np.ndarray:
+    """The positions in each window of a maximum, padding replaced by a real element of the window."""
+    positions = windows(equation.invars[0].aval.shape, equation.params)
+    if not np.any(positions < 0):
+        return positions
+    first = np.take_along_axis(positions, np.argmax(positions >= 0, -1)[..., None], -1)
+    if np.any(first < 0):
+        raise UnsupportedProgramError("a pooling window that lies in the padding alone")
+    return np.where(positions < 0, first, positions)
+
+
 def windowed(index: np.ndarray, sizes: Sequence[int], strides: Sequence[int], dilations: Sequence[int]) -> np.ndarray:
     """All windows of an array of positions, flattened along a last axis."""
     reach = [(size - 1) * dilation + 1 for size, dilation in zip(sizes, dilations, strict=True)]
+    if any(n < size for n, size in zip(index.shape, reach, strict=True)):
+        counts = [max(0, (n - size) // s + 1) for n, size, s in zip(index.shape, reach, strides, strict=True)]
+        return np.zeros((*counts, int(np.prod(sizes, dtype=int))), int)
     views = np.lib.stride_tricks.sliding_window_view(index, reach)
     key = (*(slice(None, None, s) for s in strides), *(slice(None, None, d) for d in dilations))
     views = views[key]
@@ -245,10 +287,8 @@ def convolution(equation: Any) -> tuple[np.ndarray, np.ndarray, tuple[int, ...],
     axes (groups, batch, *space, outputs per group) to those of the result, groups and outputs being adjacent.
     """
     parameters = equation.params
-    if parameters["batch_group_count"] != 1:
-        raise UnsupportedProgramError("a convolution with batch groups (the gradient of a grouped one) has no rule")
     lhs_spec, rhs_spec, out_spec = parameters["dimension_numbers"]
-    groups = parameters["feature_group_count"]
+    groups, batch_groups = parameters["feature_group_count"], parameters["batch_group_count"]
     image = positions(equation.invars[0], lhs_spec)  # (batch, features, *space)
     kernel = positions(equation.invars[1], rhs_spec)  # (outputs, features per group, *window)
     for axis, (low, high) in enumerate(parameters["padding"]):
@@ -257,10 +297,14 @@ def convolution(equation: Any) -> tuple[np.ndarray, np.ndarray, tuple[int, ...],
     sizes = kernel.shape[2:]
     rank = len(sizes)
     views = windowed(image, [1, 1, *sizes], [1, 1, *parameters["window_strides"]], [1, 1, *parameters["rhs_dilation"]])
-    space = views.shape[2:-1]
+    batch, space = views.shape[0], views.shape[2:-1]
     features = kernel.shape[1]
     patches = np.moveaxis(views, 1, -2)  # (batch, *space, features of all groups, window)
-    patches = patches.reshape(views.shape[0], *space, groups, features * views.shape[-1])
+    if batch_groups > 1:
+        # Each group of outputs sees its own part of the batch.
+        batch, groups = batch // batch_groups, batch_groups
+        patches = np.moveaxis(patches.reshape(groups, batch, *space, -1), 0, -2)
+    patches = patches.reshape(batch, *space, groups, features * views.shape[-1])
     weights = kernel.reshape(groups, kernel.shape[0] // groups, -1)
     # The result has axes (batch, groups x outputs, *space) in the order of out_spec.
     order: list[int] = []
@@ -271,7 +315,7 @@ def convolution(equation: Any) -> tuple[np.ndarray, np.ndarray, tuple[int, ...],
             order.extend([0, rank + 2])
         else:
             order.append(int(axis))
-    return patches, weights, (views.shape[0], *space), order
+    return patches, weights, (batch, *space), order
 
 
 def positions(variable: Any, spec: Sequence[int]) -> np.ndarray:
