@@ -1,8 +1,10 @@
 """Gradient descent as the dynamical system it is."""
 
 from importlib.metadata import version as _version
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
 
-from gdmap import data, plots
+from gdmap import certify, data, plots
 from gdmap.bracket import Bracket
 from gdmap.ensembles import Criteria, Fate, Reason, ensemble, fate_names, reason_names
 from gdmap.maps import GradientDescent, Map, Optimiser
@@ -30,10 +32,32 @@ from gdmap.stability import (
 )
 from gdmap.sweeps import StoreError, fate_fractions, gaussian_starts, sweep
 
+if _TYPE_CHECKING:
+    from gdmap.certify import (
+        Certificate,
+        certify_invertible,
+        certify_nonsingular,
+        certify_periodic_orbit,
+        check_periodic_orbit,
+        check_proof,
+        exceptional_step_sizes,
+        piece,
+        pieces,
+    )
+
 __version__ = _version("gdmap")
+
+
+def __getattr__(name: str) -> _Any:
+    """Proofs, which need python-flint, are imported when they are used."""
+    if name in certify.ROOMS and name in __all__:
+        return getattr(certify, name)
+    raise AttributeError(f"module 'gdmap' has no attribute {name!r}")
+
 
 __all__ = [
     "Bracket",
+    "Certificate",
     "Criteria",
     "CriticalStepSize",
     "Fate",
@@ -48,9 +72,16 @@ __all__ = [
     "Optimiser",
     "Reason",
     "StoreError",
+    "certify",
+    "certify_invertible",
+    "certify_nonsingular",
+    "certify_periodic_orbit",
+    "check_periodic_orbit",
+    "check_proof",
     "critical_step_size",
     "data",
     "ensemble",
+    "exceptional_step_sizes",
     "fate_fractions",
     "fate_names",
     "find_minimum",
@@ -61,6 +92,8 @@ __all__ = [
     "minima_curve",
     "minima_manifold",
     "minima_spectra",
+    "piece",
+    "pieces",
     "plots",
     "reason_names",
     "sample_minima",

@@ -19,22 +19,6 @@ FRACTION = re.compile(r"-?[0-9]+/[0-9]+")
 Array = np.ndarray
 
 
-class BoxArb(Arb):
-    """`Arb` whose integer powers are also finite on balls that contain zero (python-flint's ``**`` gives NaN)."""
-
-    def power(self, a: Any, exponent: int) -> Array:
-        """``a ** exponent``, elementwise; even powers are not negative."""
-        return self.elementwise(lambda x: integer_power(x, int(exponent)), a)
-
-
-def integer_power(x: arb, exponent: int) -> arb:
-    """``x ** exponent``: as it stands away from zero, by its range on balls that contain zero."""
-    if exponent <= 0 or not x.contains(0) or not x.is_finite():
-        return x**exponent
-    low, high = (-x.lower()).max(arb(0)) ** exponent, x.upper().max(arb(0)) ** exponent
-    return low.max(high).union(arb(0)) if exponent % 2 == 0 else (-low).union(high)
-
-
 class BallMap:
     """``G`` and ``DG`` of a map in balls of ``bits`` binary digits.
 
@@ -48,7 +32,7 @@ class BallMap:
     """
 
     def __init__(self, map_: Map, bits: int) -> None:
-        self.arithmetic = BoxArb(bits)
+        self.arithmetic = Arb(bits)
         self.dim = map_.state_dim
         self.is_symmetric = isinstance(map_, GradientDescent)
         self.programs = programs_of(Same(map_))

@@ -18,7 +18,7 @@ from gdmap.certify.exact_spectra import (
     positive_roots,
     vanishes_identically,
 )
-from gdmap.certify.subject import Subject
+from gdmap.certify.subject import Subject, written
 from gdmap.engines.balls.anything import ANY
 from gdmap.engines.balls.arithmetic import UndecidedError
 from gdmap.engines.balls.polynomial import Polynomials
@@ -192,6 +192,19 @@ def from_polynomial(subject: Subject, pattern: Pattern) -> ConstantDirections | 
             if len(vectors) and is_constant_action(vectors, subject.constant_images(pattern, vectors), own):
                 return ConstantDirections(vectors, own)
     return None
+
+
+def claim_of_constant(subject: Subject, point: Sequence[Fraction]) -> dict[str, Any] | None:
+    """The claim that the Hessian acts on some directions in one way on the whole piece of a point."""
+    directions = constant_directions(subject, subject.pattern(point))
+    if directions is None:
+        return None
+    return {
+        "kind": "constant directions",
+        "point": written(point),
+        "basis": strings(directions.basis),
+        "action": strings(directions.action.tolist()),
+    }
 
 
 def generic_points(subject: Subject, count: int, scale: float, seed: int = 0) -> list[tuple[Fraction, ...]]:

@@ -9,10 +9,9 @@ import numpy as np
 
 from gdmap.bracket import Bracket
 from gdmap.certify.claims import Claim, Finding, UnprovedError, verify
-from gdmap.certify.constants import generic_points
+from gdmap.certify.constants import claim_of_constant, generic_points
 from gdmap.certify.coverage import EVERYTHING, NOTHING, Coverage
 from gdmap.certify.sampling import unseen_probability
-from gdmap.certify.search import claim_of_constant
 from gdmap.certify.subject import Subject, exact_point, written
 from gdmap.engines.balls.arithmetic import UndecidedError
 from gdmap.engines.random import drawn_starts, gaussian_starts

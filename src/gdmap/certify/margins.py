@@ -90,7 +90,7 @@ def every_piece(subject: Subject, margins: Margins) -> Iterator[Piece]:
     for cell in iter_cells(margins.normals, margins.offsets):
         parts = np.split(np.array(cell.signs), np.cumsum(sizes)[:-1])
         masks = [
-            mask_of_signs(equation, part.reshape(shape))
+            np.asarray(mask_of_signs(equation, part.reshape(shape)), np.int8)
             for equation, part, shape in zip(equations, parts, shapes, strict=True)
         ]
         yield Piece(Pattern(tuple(masks), levels), tuple(Fraction(int(x.p), int(x.q)) for x in cell.point))

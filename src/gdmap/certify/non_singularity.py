@@ -11,14 +11,13 @@ from gdmap.bracket import Bracket
 from gdmap.certify.batches import batch_subject, listed_batches
 from gdmap.certify.certificate import Certificate, NearestExceptional
 from gdmap.certify.claims import NEGLIGIBLE_CURVATURE, Claim, Finding, UnprovedError, verify
-from gdmap.certify.constants import Curvature, constant_curvatures, generic_points
+from gdmap.certify.constants import Curvature, claim_of_constant, constant_curvatures, generic_points
 from gdmap.certify.coverage import NOTHING, Coverage
 from gdmap.certify.drawn import Drawn, verify_drawn
 from gdmap.certify.record import new_record
 from gdmap.certify.reasons import reason_of
 from gdmap.certify.search import (
     Effort,
-    claim_of_constant,
     claim_of_vanishing,
     claims_everywhere,
     claims_on_piece,
@@ -240,8 +239,8 @@ class Search:
                 if self.is_covered(self.coverage):
                     break
         if self.subject.covers_all:
-            return "the piece of the given weights (every point with their pattern)"
-        return "the connected part, free of kinks and of poles, that holds the given weights"
+            return "the piece of the given weights (every point with their activation pattern)"
+        return "the connected part, free of kinks and of poles, that holds the point of the record"
 
     def on_drawn_pieces(self, drawn: Drawn) -> Bracket | None:
         """Certify the pieces of random initialisations; a bracket of the probability that is proved."""

@@ -1,6 +1,7 @@
 """Proof records: written with a certificate, verified again from the loss and the record alone."""
 
 import hashlib
+import importlib
 import json
 import os
 from collections.abc import Sequence
@@ -23,6 +24,11 @@ FORMAT = "gdmap proof 1"
 GRADIENT_DESCENT = "theta - eta grad L(theta)"
 # Figures found again agree with those of the record up to this share.
 FIGURES_AGREE = 1e-6
+# Records of other statements: which room checks them.
+OTHER_RECORDS = {
+    "periodic orbit": ("periodic_orbit", "check_periodic_orbit"),
+    "invertible box": ("box", "check_invertible"),
+}
 PACKAGES = ("gdmap", "jax", "jaxlib", "numpy", "python-flint")
 ARITHMETIC = (
     "exact rationals (FLINT), balls (Arb), and midpoint-radius float64: IEEE double precision rounded to nearest, "
@@ -61,6 +67,27 @@ def digest(record: dict[str, Any]) -> str:
     """A hash of a record, its own digest aside: shows accidental changes. Proofs are verified whatever it says."""
     rest = {key: value for key, value in record.items() if key != "digest"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def with_target(record: dict[str, Any], target: str) -> dict[str, Any]:
+    """A record that also says where the loss is, ``path/to/file.py:name``, for the command line."""
+    rest = {key: value for key, value in record.items() if key != "digest"} | {"target": target}
+    return {**rest, "digest": digest(rest)}
+
+
+def target_of(proof: Any) -> str | None:
+    """Where a record says the loss is; ``None`` if it does not, or cannot be read."""
+    try:
+        record = read_record(proof)
+    except UnprovedError:
+        return None
+    target = record.get("target") if isinstance(record, dict) else None
+    return target if isinstance(target, str) else None
+
+
+def written_record(record: dict[str, Any]) -> str:
+    """A record as the text of its file."""
+    return json.dumps(record, indent=1) + "\n"
 
 
 def agree(one: Any, other: Any) -> bool:
@@ -105,11 +132,22 @@ def check_proof(objective: AbstractObjective | Map, proof: dict[str, Any] | str 
     """
     try:
         record = read_record(proof)
+        if record.get("kind") in OTHER_RECORDS:
+            return other_check(objective, record)
         return checked(objective, record)
     except UnprovedError as error:
         return Check(False, str(error))
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         return Check(False, f"the record is damaged: {type(error).__name__}: {error}")
+
+
+def other_check(map_: Any, record: dict[str, Any]) -> Check:
+    """The check of a record about a periodic orbit or a box; its subject is a map."""
+    if not isinstance(map_, Map):
+        raise UnprovedError(f"a record about a {record['kind']} is checked with its map, not the objective")
+    room, name = OTHER_RECORDS[record["kind"]]
+    valid, reason = getattr(importlib.import_module(f"gdmap.certify.{room}"), name)(map_, record)
+    return Check(bool(valid), reason)
 
 
 def read_record(proof: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from gdmap.certify.claims import LARGEST_SPECTRUM, Claim
-from gdmap.certify.constants import LARGEST_SYMBOLIC, constant_directions, generic_points, rational_points, strings
+from gdmap.certify.constants import LARGEST_SYMBOLIC, generic_points, rational_points
 from gdmap.certify.margins import PAIRS, MarginProgram, affine_margins
 from gdmap.certify.subject import LARGEST_ARBITRARY, Subject, written
 from gdmap.engines.balls.arithmetic import UndecidedError
@@ -147,19 +147,6 @@ def is_rational(subject: Subject) -> bool:
     except (UndecidedError, ZeroDivisionError):
         return False
     return all(hasattr(entry, "p") for entry in hessian.ravel())
-
-
-def claim_of_constant(subject: Subject, point: Sequence[Fraction]) -> Claim | None:
-    """The claim that the Hessian acts on some directions in one way on the whole piece of a point."""
-    directions = constant_directions(subject, subject.pattern(point))
-    if directions is None:
-        return None
-    return {
-        "kind": "constant directions",
-        "point": written(point),
-        "basis": strings(directions.basis),
-        "action": strings(directions.action.tolist()),
-    }
 
 
 def claim_of_vanishing(

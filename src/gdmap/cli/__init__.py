@@ -1,4 +1,4 @@
-"""The command line: ``gdmap demo``, ``gdmap critical``, ``gdmap sweep``."""
+"""The command line: ``gdmap demo``, ``gdmap critical``, ``gdmap certify``, ``gdmap sweep``."""
 
 from gdmap.cli.app import main
 

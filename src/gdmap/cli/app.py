@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from gdmap import __version__
+from gdmap.cli.certify import certify
 from gdmap.cli.critical import critical
 from gdmap.cli.demo import demo
 from gdmap.cli.sweep import sweep
@@ -15,7 +16,7 @@ from gdmap.sweeps import StoreError
 
 app = typer.Typer(
     name="gdmap",
-    help="Gradient descent as the dynamical system it is: critical step sizes and the fates of many starts.",
+    help="Gradient descent as the dynamical system it is: critical step sizes, the fates of many starts, proofs.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -41,6 +42,7 @@ def options(
 
 app.command()(demo)
 app.command()(critical)
+app.command()(certify)
 app.command()(sweep)
 
 

@@ -110,7 +110,16 @@ class PiecewiseProgram:
             refuse_narrow(equation)
         self.small_programs: dict[int, ClosedJaxpr] = {}
         check_own_derivatives(traced, dim)
-        self.conditions = interval.domain_conditions(self.program, self.ranges)
+        self.conditions = self.limits_of_domain()
+
+    def limits_of_domain(self) -> list[Any]:
+        """What limits the domain of the functions of the patterns.
+
+        Where there are kinks their ranges help nothing: ``sqrt(1 + |t|)`` is defined everywhere, but the function
+        ``sqrt(1 + t)`` of one side is not.
+        """
+        program = self.program if self.is_smooth else self.value_program
+        return interval.domain_conditions(program, interval.ranges(program))
 
     @property
     def is_smooth(self) -> bool:
@@ -531,7 +540,7 @@ class Recorder:
         if kink is None:
             return None
         rule = KINKS[equation.primitive.name]
-        mask = rule.decide(equation, [evaluator.number(operand) for operand in operands], self)
+        mask = np.asarray(rule.decide(equation, [evaluator.number(operand) for operand in operands], self), np.int8)
         self.masks.append(mask)
         return self.run(
             index, equation, [*operands, mask], lambda *arrays: rule.forced(equation, arrays[:-1], arrays[-1]), evaluator

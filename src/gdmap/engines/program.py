@@ -16,7 +16,7 @@ from jax.interpreters import partial_eval
 from gdmap.engines.precision import float64
 
 # Primitives that only call another program.
-CALLS = {"jit", "pjit", "closed_call", "core_call", "core_closed_call", "remat", "remat2", "checkpoint"}
+CALLS = {"jit", "pjit", "closed_call", "core_call", "core_closed_call", "remat", "remat2", "checkpoint", "composite"}
 CUSTOM_RULES = {"custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr", "custom_vjp_call_jaxpr": "fun_jaxpr"}
 # A loop longer than this is refused: its program is written out.
 LONGEST_LOOP = 10_000
@@ -148,8 +148,39 @@ def results_of(equation: Any, operands: Sequence[Any], rule: Rule | None) -> Seq
         )
     if "callback" in name:
         raise UnsupportedProgramError("the loss calls back into Python (pure_callback); write it in JAX")
+    if name in REWRITTEN:
+        return REWRITTEN[name](operands, equation.params)
     results = equation.primitive.bind(*operands, **equation.params)
     return results if equation.primitive.multiple_results else [results]
+
+
+def stacked(operands: Sequence[Any], parameters: dict[str, Any]) -> list[Any]:
+    """``jnp.stack`` as a concatenation."""
+    axis = parameters["axis"]
+    return [jax.lax.concatenate([jax.lax.expand_dims(x, [axis]) for x in operands], axis)]
+
+
+def unstacked(operands: Sequence[Any], parameters: dict[str, Any]) -> list[Any]:
+    """``jnp.unstack`` as slices."""
+    (array,), axis = operands, parameters["axis"]
+    slices = [jax.lax.slice_in_dim(array, i, i + 1, axis=axis) for i in range(array.shape[axis])]
+    return [jax.lax.squeeze(part, [axis]) for part in slices]
+
+
+def tiled(operands: Sequence[Any], parameters: dict[str, Any]) -> list[Any]:
+    """``jnp.tile`` as concatenations."""
+    (array,) = operands
+    for axis, count in enumerate(parameters["reps"]):
+        array = jax.lax.concatenate([array] * count, axis) if count else jax.lax.slice_in_dim(array, 0, 0, axis=axis)
+    return [array]
+
+
+# Primitives written with others, so that everything that reads flat programs has fewer to know.
+REWRITTEN: dict[str, Callable[[Sequence[Any], dict[str, Any]], list[Any]]] = {
+    "stack": stacked,
+    "unstack": unstacked,
+    "tile": tiled,
+}
 
 
 def opened(inner: Any) -> tuple[Any, Sequence[Any]]:

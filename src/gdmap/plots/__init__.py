@@ -1,9 +1,18 @@
 """Pictures of results, drawn from the labelled datasets alone."""
 
+from gdmap.plots.certify import plot_determinant_sign, plot_singularity_distance
 from gdmap.plots.density import plot_spectral_density
 from gdmap.plots.minima import plot_minima
 from gdmap.plots.spectrum import plot_spectrum
 from gdmap.plots.trajectory import plot_trajectory
 from gdmap.plots.transition import plot_transition
 
-__all__ = ["plot_minima", "plot_spectral_density", "plot_spectrum", "plot_trajectory", "plot_transition"]
+__all__ = [
+    "plot_determinant_sign",
+    "plot_minima",
+    "plot_singularity_distance",
+    "plot_spectral_density",
+    "plot_spectrum",
+    "plot_trajectory",
+    "plot_transition",
+]

@@ -25,6 +25,8 @@ COLOURS = ("#F3C9A5", "#4D4D4D", "#BBD7EC", "#FFFFFF")
 NAMES = ("negative", "zero, to rounding", "positive", "not finite")
 BOUNDARY, CRITICAL = "#808080", "#B2182B"
 LARGEST_RESOLUTION = 2000
+# Points are moved aside by this share of a cell: kinks and symmetries tend to lie on round numbers.
+ASIDE = 5e-4
 
 
 def plot_determinant_sign(
@@ -79,8 +81,8 @@ def plot_determinant_sign(
         handles.append(Line2D([], [], color=CRITICAL, lw=1.6, label="critical set, det = 0"))
     if draw_boundaries(axes, a, b, pattern):
         handles.append(Line2D([], [], color=BOUNDARY, lw=1.0, label="piece boundaries (kinks)"))
-    axes.set_xlim(a[0], a[-1])
-    axes.set_ylim(b[0], b[-1])
+    axes.set_xlim(*slice_.attrs["extent"][:2])
+    axes.set_ylim(*slice_.attrs["extent"][2:])
     axes.set_xlabel(slice_["a"].attrs["long_name"])
     axes.set_ylabel(slice_["b"].attrs["long_name"])
     if np.isclose(a[-1] - a[0], b[-1] - b[0]):
@@ -109,9 +111,7 @@ def determinant_slice(
     if isinstance(resolution, bool) or not isinstance(resolution, int | np.integer) or not 2 <= resolution <= LARGEST_RESOLUTION:
         raise ValueError(f"resolution must be an integer from 2 to {LARGEST_RESOLUTION}, got {resolution!r}")
     a, b = np.linspace(low_a, high_a, resolution), np.linspace(low_b, high_b, resolution)
-    # Half a cell aside: kinks and symmetries tend to lie on round numbers.
-    a = a + (a[1] - a[0]) / 2 * ASIDE
-    b = b + (b[1] - b[0]) / 2 * ASIDE
+    a, b = a + ASIDE * (a[1] - a[0]), b + ASIDE * (b[1] - b[0])
     grid = np.stack(np.meshgrid(a, b, indexing="ij"), -1).reshape(-1, 2)
     theta = origin + grid @ directions
     found = singularity_distance(map_, None, theta)
@@ -119,7 +119,7 @@ def determinant_slice(
     sign, distance = found["sign"].values.reshape(shape), found["distance"].values.reshape(shape)
     kind = np.where(sign < 0, NEGATIVE, np.where(sign > 0, POSITIVE, ZERO))
     kind = np.where(np.isfinite(distance), kind, UNDEFINED)
-    attrs = {"status": "computed", "map": repr(map_)}
+    attrs: dict[str, Any] = {"status": "computed", "map": repr(map_), "extent": (low_a, high_a, low_b, high_b)}
     if map_.stability_limit is not None:
         attrs["step_size"] = 2 / map_.stability_limit
     return xr.Dataset(
@@ -132,9 +132,6 @@ def determinant_slice(
         coords={"a": ("a", a, {"long_name": names[0]}), "b": ("b", b, {"long_name": names[1]})},
         attrs=attrs,
     )
-
-
-ASIDE = 1e-3
 
 
 def checked_plane(plane: Any, dim: int) -> tuple[np.ndarray, np.ndarray, tuple[str, str]]:
@@ -167,7 +164,7 @@ def axis_name(origin: np.ndarray, direction: np.ndarray, number: int) -> str:
     (support,) = np.nonzero(direction)
     if len(support) == 1 and direction[support[0]] == 1:
         shift = origin[support[0]]
-        return f"theta_{support[0]}" if shift == 0 else f"theta_{support[0]} - {shift:.4g}"
+        return f"theta_{support[0]}" if shift == 0 else f"theta_{support[0]} {'+-'[int(shift > 0)]} {abs(shift):.4g}"
     return f"steps along direction {number}"
 
 

@@ -39,6 +39,9 @@ class Arb(ObjectArithmetic):
     def div(self, a: Any, b: Any) -> np.ndarray:
         return boxed(a / b)
 
+    def power(self, a: Any, exponent: int) -> np.ndarray:
+        return self.elementwise(lambda x: integer_power(x, int(exponent)), a)
+
     def sign_of(self, x: arb) -> int:
         if x > 0:
             return 1
@@ -55,6 +58,14 @@ class Arb(ObjectArithmetic):
 
     def is_finite(self, a: Any) -> bool:
         return all(x.is_finite() for x in a.ravel())
+
+
+def integer_power(x: arb, exponent: int) -> arb:
+    """``x ** exponent``; on balls that contain zero its range, where FLINT's general power has no value."""
+    if exponent <= 0 or not x.contains(0) or not x.is_finite():
+        return x**exponent
+    low, high = (-x.lower()).max(arb(0)) ** exponent, x.upper().max(arb(0)) ** exponent
+    return low.max(high).union(arb(0)) if exponent % 2 == 0 else (-low).union(high)
 
 
 def logistic(x: arb) -> arb:

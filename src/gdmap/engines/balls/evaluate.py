@@ -105,7 +105,7 @@ class Evaluator:
         """The results of one equation."""
         name = equation.primitive.name
         if all(is_discrete(operand) for operand in operands) and all(
-            not np.issubdtype(variable.aval.dtype, np.floating) for variable in equation.outvars
+            not jnp.issubdtype(variable.aval.dtype, np.floating) for variable in equation.outvars
         ):
             return discrete(equation, operands)
         if name in EXACT_IN_FLOAT and all(map(is_plain, operands)):
@@ -347,7 +347,7 @@ def reduce_sum(e: Evaluator, equation: Any, a: Any) -> Any:
 
 @rule("reduce_prod")
 def reduce_prod(e: Evaluator, equation: Any, a: Any) -> Any:
-    return folded(e, equation, e.arithmetic.mul, a, np.ones(1))
+    return folded(e, equation, e.arithmetic.mul, a, np.ones(()))
 
 
 @rule("reduce_max", "reduce_min")
@@ -559,7 +559,7 @@ def convert_element_type(e: Evaluator, equation: Any, a: Any) -> Any:
             ones, zeros = e.arithmetic.constant(np.ones(np.shape(a))), e.arithmetic.zeros(np.shape(a))
             return e.arithmetic.select(a, ones, zeros)
         exact = a.astype(float)
-        if np.any(exact.astype(new).astype(float) != exact) or np.any(np.abs(exact) > 2.0**53):
+        if np.any(exact.astype(new).astype(float) != exact) or np.any(np.abs(exact) >= 2.0**53):
             raise UnsupportedProgramError(f"the trace rounds large integers to {new}")
         return exact
     return a
