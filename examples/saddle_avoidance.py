@@ -1,9 +1,9 @@
 """Gradient descent avoids strict saddles at large step sizes too (arXiv:2510.24466), and where it does not.
 
-Ensembles started around a strict saddle, at step sizes up to several times 2 / sharpness there, where no classical
-argument (step size below 1 / sharpness) applies. What decides is whether the map is non-singular: `certify_nonsingular`
-proves it for these very step sizes. The control is the loss of Figure 1 of that paper, at whose singular step size
-gradient descent converges to a *maximum* from a set of positive measure.
+Ensembles started around a strict saddle, at step sizes up to several times 2 / sharpness there, where the classical
+argument (a step size below 1 / Lipschitz constant of the gradient) does not apply. What decides is whether the map is
+non-singular: `certify_nonsingular` proves it for these very step sizes. The control is the loss of Figure 1 of that
+paper: at its singular step size gradient descent converges to a *maximum* from a set of positive measure.
 
 Writes saddle-avoidance.png into the folder given as the only argument (default: the current one).
 """
@@ -44,7 +44,7 @@ LOSSES = {
 
 
 def run(objective, step_size, scale):
-    """The share of starts around 0 that end on a saddle or a maximum, with its interval; what else they do; the certificate."""
+    """The share of starts around 0 that end on a saddle or a maximum, what else they do, and the certificate."""
     starts = gdmap.gaussian_starts(STARTS, objective.dim, scale=scale)
     fates = gdmap.ensemble(gdmap.GradientDescent(objective, step_size), starts, max_steps=3000)
     shares = gdmap.fate_fractions(fates.fate)
@@ -76,10 +76,10 @@ for (name, objective), colour, marker in zip(LOSSES.items(), ("#0072B2", "#E69F0
         step_size = float(factor * 2 / sharpness)
         result = (share, lower, upper), *_ = run(objective, step_size, scale=0.01)
         told(f"{name}, {factor} x 2 / sharpness", *result)
-        left.errorbar(
-            factor * (1 if marker == "o" else 1.05), share, [[share - lower], [upper - share]], fmt=marker, color=colour, capsize=5, mfc="none",
-            label=name if factor == FACTORS[0] else None,
-        )  # fmt: skip
+        place = factor if marker == "o" else factor + 0.05  # beside each other
+        label = name if factor == FACTORS[0] else None
+        spread = [[share - lower], [upper - share]]
+        left.errorbar(place, share, spread, fmt=marker, color=colour, capsize=5, mfc="none", label=label)
 control = gdmap.Function(figure_1, 1)
 for position, step_size in enumerate((0.25, 0.5)):
     result = (share, lower, upper), *_, certificate = run(control, step_size, scale=3.0)

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tests.certify import networks
 
 import gdmap
 from gdmap.certify.step_sizes import exact_step_size, exact_step_sizes, in_words
 from gdmap.engines.program import UnsupportedProgramError
+from tests.certify import networks
 
 QUARTIC = gdmap.Function(lambda t: t[0] ** 4 + t[1] ** 2 / 2, 2)
 PRODUCT = gdmap.Function(lambda t: 0.5 * (t[0] * t[1] - 1) ** 2, 2)
@@ -66,7 +66,7 @@ def proved(objective, step_size, verdict, **options):
     return certificate
 
 
-# theory.md 3.3, 6.1, 6.6 and golden.md 7 ----------------------------------------------------------------------------
+# theory.md 3.3, 6.1, 6.6 and golden.md 7
 
 
 def test_figure_1():
@@ -93,7 +93,11 @@ def test_quadratic_form_is_singular_exactly_at_the_reciprocals():
     curvatures = [1.0, 2.0, 5.0]
     rotation, _ = np.linalg.qr(np.random.default_rng(0).standard_normal((3, 3)))
     diagonal = gdmap.Function(lambda t: 0.5 * jnp.sum(jnp.array(curvatures) * t**2), 3)
-    assert sorted(one.exact for one in gdmap.exceptional_step_sizes(diagonal)) == [Fraction(1, 5), Fraction(1, 2), 1]
+    assert sorted(one.exact for one in gdmap.exceptional_step_sizes(diagonal)) == [
+        Fraction(1, 5),
+        Fraction(1, 2),
+        1,
+    ]
     rotated = gdmap.Function(lambda t: 0.5 * jnp.sum(jnp.array(curvatures) * (rotation @ t) ** 2), 3)
     found = gdmap.exceptional_step_sizes(rotated)
     assert [float(one.step_size) for one in found] == pytest.approx([0.2, 0.5, 1.0], rel=1e-12)
@@ -128,10 +132,12 @@ def test_linear_networks_of_depth_two_and_more_have_none():
     one_layer = gdmap.LinearNetwork((2, 1), rng.standard_normal((5, 2)), rng.standard_normal((5, 1)))
     found = gdmap.exceptional_step_sizes(one_layer)
     inputs = one_layer.hessian(np.zeros(2))
-    assert [float(one.step_size) for one in found] == pytest.approx(sorted(1 / np.linalg.eigvalsh(inputs)), rel=1e-9)
+    assert [float(one.step_size) for one in found] == pytest.approx(
+        sorted(1 / np.linalg.eigvalsh(inputs)), rel=1e-9
+    )
 
 
-# Sufficient conditions ----------------------------------------------------------------------------------------------
+# Sufficient conditions
 
 
 def test_bounded_activation_and_cross_entropy_every_step_size():
@@ -179,7 +185,7 @@ def test_mini_batches():
         gdmap.certify_nonsingular(relu_121(), 0.1, batch_size=4)
 
 
-# Exact numbers ------------------------------------------------------------------------------------------------------
+# Exact numbers
 
 
 def test_near_miss_with_weight_decay():
@@ -231,7 +237,7 @@ def test_weights_of_interest():
         gdmap.certify_nonsingular(lambda t: t, 0.1)
 
 
-# What cannot be proved ----------------------------------------------------------------------------------------------
+# What cannot be proved
 
 
 @pytest.mark.parametrize(
@@ -262,7 +268,7 @@ def test_nan_in_the_loss_is_no_proof():
     assert not gdmap.check_proof(loss, certificate.proof)
 
 
-# Networks -----------------------------------------------------------------------------------------------------------
+# Networks
 
 NETWORKS = {
     "tanh MLP, 58": lambda: networks.mlp([4, 8, 2]),
@@ -315,7 +321,9 @@ def test_drawn_pieces_have_a_confidence():
     assert certificate.probability.lower == pytest.approx(0.1 ** (1 / 30), rel=1e-9)
     assert certificate.probability.confidence == 0.9
     assert "probability" in certificate.scope
-    law = proved(loss, 40.0, "non-singular", starts=lambda key: 2 * jax.random.normal(key, (loss.dim,)), confidence=0.5)
+    law = proved(
+        loss, 40.0, "non-singular", starts=lambda key: 2 * jax.random.normal(key, (loss.dim,)), confidence=0.5
+    )
     assert law.proof["claims"][0]["law"] == "given"
 
 
@@ -339,7 +347,7 @@ def test_large_relu_network():
     assert certificate.probability.lower == pytest.approx(0.05 ** (1 / 20), rel=1e-9)
 
 
-# Records ------------------------------------------------------------------------------------------------------------
+# Records
 
 
 def changed(record, path, value):
@@ -410,7 +418,7 @@ def test_a_record_checks_in_a_new_process(tmp_path):
     assert "cannot be read" in gdmap.check_proof(QUARTIC, tmp_path / "none.json").reason
 
 
-# Pieces -------------------------------------------------------------------------------------------------------------
+# Pieces
 
 
 def test_pieces_of_a_small_network():

@@ -8,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gdmap.certify.analytic_pieces import Piece, piece, pieces
     from gdmap.certify.box import BoxCertificate, certify_invertible
     from gdmap.certify.certificate import Certificate, NearestExceptional
     from gdmap.certify.exceptional import ExceptionalStepSize, exceptional_step_sizes
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
         certify_periodic_orbit,
         check_periodic_orbit,
     )
-    from gdmap.certify.analytic_pieces import Piece, piece, pieces
     from gdmap.certify.record import Check, check_proof
 
 ROOMS = {

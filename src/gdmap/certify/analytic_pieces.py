@@ -27,13 +27,13 @@ class Piece:
     point
         A point inside, exact.
     patterns
-        For each kink of the traced loss (each ReLU layer, maximum, absolute value, comparison), in the order of the
-        trace, a boolean array: for ``max(a, b)`` and comparisons whether ``a > b``, for absolute values whether
-        the number is positive, for a maximum over elements which one wins (last axis). Samples are an axis of it.
-        Decided in ball arithmetic: status *proved*.
+        For each kink of the traced loss (each ReLU layer, maximum, absolute value, comparison), in the order of
+        the trace, a boolean array: for ``max(a, b)`` and comparisons whether ``a > b``, for absolute values
+        whether the number is positive, for a maximum over elements which one wins (last axis). Samples are an
+        axis of it. Decided in ball arithmetic: status *proved*.
     function
-        The analytic function that equals the loss on the piece and is defined beyond it, as an objective: the *mask
-        polynomial* where ``degree`` is not ``None``.
+        The analytic function that equals the loss on the piece and is defined beyond it, as an objective: the
+        *mask polynomial* where ``degree`` is not ``None``.
     degree
         Its polynomial degree (an upper bound) in the parameters, or ``None`` if it is no polynomial.
     """

@@ -35,7 +35,7 @@ def listed_batches(objective: AbstractObjective, batch_size: int, batches: Any) 
     return list(itertools.combinations(range(n), int(batch_size)))
 
 
-def number_of_samples(objective: AbstractObjective) -> int:
+def number_of_samples(objective: Any) -> int:
     """The number of samples, or an error if there are none."""
     if not hasattr(objective, "sample_values"):
         raise TypeError(
@@ -84,7 +84,8 @@ def verify_every_batch(subject: Subject, claim: Claim, step_sizes: Sequence[Frac
 
 def verify_each_batch(subject: Subject, claim: Claim, step_sizes: Sequence[Fraction]) -> Finding:
     """The claims of each batch; what all of them prove."""
-    coverage, singular = EVERYTHING, set()
+    coverage = EVERYTHING
+    singular: set[Fraction] = set()
     figures = []
     for entry in claim["batches"]:
         own = batch_subject(subject, entry["batch"])

@@ -102,8 +102,8 @@ class Certificate:
             lines.append(f"Left out: step sizes in {shown}.")
         lines += self.warnings()
         lines.append(
-            "The statement is about the traced formula over the real numbers; the rounding of a running program is "
-            "not covered."
+            "The statement is about the traced formula over the real numbers; the rounding of a running program "
+            "is not covered."
         )
         return "\n".join(lines)
 
@@ -113,7 +113,8 @@ class Certificate:
             if len(self.step_sizes) == 1:
                 about = f"step size {in_words(self.step_sizes[0])}"
             else:
-                about = f"{len(self.step_sizes)} step sizes from {float(min(self.step_sizes)):.6g} to {float(max(self.step_sizes)):.6g}"
+                low, high = float(min(self.step_sizes)), float(max(self.step_sizes))
+                about = f"{len(self.step_sizes)} step sizes from {low:.6g} to {high:.6g}"
         else:
             about = (
                 "every step size"
@@ -141,9 +142,9 @@ class Certificate:
             return [f"{known}: this very one."]
         if nearest.relative_distance < NEAR:
             return [
-                f"Warning: {known}, at a relative distance of {nearest.relative_distance:.3g}. Strictly the map is "
-                "non-singular, but in floating point it behaves as at that step size. If a decimal was meant, pass a "
-                "Fraction or exact_decimals=True."
+                f"Warning: {known}, at a relative distance of {nearest.relative_distance:.3g}. Strictly the map "
+                "is non-singular, but in floating point it behaves as at that step size. If a decimal was meant, "
+                "pass a Fraction or exact_decimals=True."
             ]
         return [f"{known}, at a relative distance of {nearest.relative_distance:.3g}."]
 

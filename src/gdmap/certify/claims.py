@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from flint import arb, fmpq
 
-from gdmap.certify.coverage import NOTHING, Coverage
 from gdmap.certify.constants import Curvature, constant_curvatures, fraction, vanishes
+from gdmap.certify.coverage import NOTHING, Coverage
 from gdmap.certify.exact_spectra import (
     common_eigenvalues,
     exact_matrix,
@@ -42,7 +42,8 @@ class Finding(NamedTuple):
 
     ``coverage``: the step sizes for which the map is non-singular on the part ``scope`` (``'everywhere'``, or
     ``'piece'``: the piece of the point that the claim names). ``singular``: the step sizes for which it is proved
-    singular, of those asked for; where every step size is asked for, all of them (irrational ones rounded). ``figures``: the numbers that verification found, for the record.
+    singular, of those asked for; where every step size is asked for, all of them (irrational ones rounded).
+    ``figures``: the numbers that verification found, for the record.
     """
 
     coverage: Coverage
@@ -70,7 +71,8 @@ def verify(subject: Subject, claim: Claim, step_sizes: Sequence[Fraction]) -> Fi
         raise UnprovedError(f"the claim '{claim['kind']}' is malformed: {error}") from error
 
 
-# Growth -----------------------------------------------------------------------------------------------------------
+# Growth
+# -----------------------------------------------------------------------------------------------------------
 
 
 def verify_growth(subject: Subject, claim: Claim, step_sizes: Sequence[Fraction]) -> Finding:
@@ -113,7 +115,8 @@ def limits(subject: Subject) -> str:
     )
 
 
-# Points -----------------------------------------------------------------------------------------------------------
+# Points
+# -----------------------------------------------------------------------------------------------------------
 
 
 def pattern_of(subject: Subject, claim: Claim) -> tuple[Pattern, str]:
@@ -145,7 +148,8 @@ def points_of(subject: Subject, claim: Claim, scope: str) -> list[tuple[Fraction
 
 
 def verify_spectra(subject: Subject, claim: Claim, step_sizes: Sequence[Fraction]) -> Finding:
-    """Enclosures of the spectra of the Hessian at some points: an exceptional ``eta`` has ``1/eta`` in all of them."""
+    """Enclosures of the spectra of the Hessian at some points: an exceptional ``eta`` has ``1/eta`` in all of
+    them."""
     pattern, scope = pattern_of(subject, claim)
     coverage, spectra = NOTHING, []
     for point in points_of(subject, claim, scope):
@@ -170,7 +174,8 @@ def own_block(subject: Subject, hessian: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def verify_regular(subject: Subject, claim: Claim, step_sizes: Sequence[Fraction]) -> Finding:
-    """``det(I - eta H) != 0`` at a point: Rump's test ``||I - R (I - eta H)|| < 1``, or the determinant in balls."""
+    """``det(I - eta H) != 0`` at a point: Rump's test ``||I - R (I - eta H)|| < 1``, or the determinant in
+    balls."""
     pattern, scope = pattern_of(subject, claim)
     (point,) = points_of(subject, claim, scope)
     if claim.get("bits") is not None:
@@ -219,7 +224,8 @@ def identity_minus(mid: np.ndarray, rad: np.ndarray, step_size: Fraction) -> tup
     return out, error * (1 + 2.0**-48) + 2.0**-400
 
 
-# Exact pieces -----------------------------------------------------------------------------------------------------
+# Exact pieces
+# -----------------------------------------------------------------------------------------------------
 
 
 def verify_exact(subject: Subject, claim: Claim, step_sizes: Sequence[Fraction]) -> Finding:
@@ -234,13 +240,16 @@ def verify_exact(subject: Subject, claim: Claim, step_sizes: Sequence[Fraction])
 def exact_coverage(
     subject: Subject, pattern: Pattern, points: Sequence[Sequence[Fraction]]
 ) -> tuple[Coverage, list[tuple[Fraction, Fraction]]]:
-    """What exact spectra at some points prove on a pattern; also the candidates, enclosures of positive curvatures."""
+    """What exact spectra at some points prove on a pattern; also the candidates, enclosures of positive
+    curvatures."""
 
     def hessians() -> Any:
         for point in points:
             hessian = subject.exact_hessian(point, pattern)[: subject.dim, : subject.dim]
             if any(entry is ANY for entry in hessian.ravel()):
-                raise UnprovedError("the Hessian is not rational at rational points, or not the same for every pattern")
+                raise UnprovedError(
+                    "the Hessian is not rational at rational points, or not the same for every pattern"
+                )
             yield hessian
 
     found = common_eigenvalues(hessians())
@@ -291,7 +300,7 @@ def piece_coverage(
         union = matrices.union(*matrices.spectrum_enclosure(*hessian))
         coverage = coverage.both(Coverage(tuple((float(low), float(high)) for low, high in union)))
         largest = max((high for _, high in coverage.positive), default=0.0)
-        if step_sizes and coverage.covers_all(step_sizes) or not step_sizes and largest < NEGLIGIBLE_CURVATURE:
+        if (step_sizes and coverage.covers_all(step_sizes)) or (not step_sizes and largest < NEGLIGIBLE_CURVATURE):
             break
     return coverage, [interval for interval in coverage.positive if interval[1] >= NEGLIGIBLE_CURVATURE]
 
@@ -300,11 +309,13 @@ def piece_coverage(
 NEGLIGIBLE_CURVATURE = 1e-9
 
 
-# Constant curvatures ----------------------------------------------------------------------------------------------
+# Constant curvatures
+# ----------------------------------------------------------------------------------------------
 
 
 def verify_constant(subject: Subject, claim: Claim, step_sizes: Sequence[Fraction]) -> Finding:
-    """Directions on which the Hessian acts in the same way at all points of a piece, with a singular ``I - eta A``."""
+    """Directions on which the Hessian acts in the same way at all points of a piece, with a singular ``I - eta
+    A``."""
     point = read(claim["point"])
     pattern = subject.pattern(point)
     subject.pieces.value(subject.point(point, subject.verified), pattern, subject.verified)

@@ -1,4 +1,5 @@
-"""Hessian eigenvalues that are the same at all points of a piece, proved by directions on which ``H`` acts constantly."""
+"""Hessian eigenvalues that are the same at all points of a piece, proved by directions on which ``H`` acts
+constantly."""
 
 import math
 from collections.abc import Sequence

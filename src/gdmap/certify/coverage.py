@@ -12,8 +12,8 @@ class Coverage(NamedTuple):
     """The step sizes ``eta`` for which a claim proves non-singularity.
 
     ``excluded``: all ``eta`` are proved but those with ``1 / eta`` in one of these closed intervals, sorted and
-    disjoint (curvatures that could be an eigenvalue of the Hessian everywhere). ``only``: single step sizes that are
-    proved besides.
+    disjoint (curvatures that could be an eigenvalue of the Hessian everywhere). ``only``: single step sizes that
+    are proved besides.
     """
 
     excluded: tuple[Interval, ...]

@@ -96,9 +96,10 @@ def exceptional_step_sizes(
 ) -> ExceptionalStepSizes:
     """The step sizes ``1 / c`` for which the Hessian has the eigenvalue ``c > 0`` at every point of some piece.
 
-    Candidates are the eigenvalues that spectra at several points of a piece share: exactly (greatest common divisor
-    of characteristic polynomials) where the loss is polynomial on the piece, else intersections of verified
-    enclosures. A candidate is confirmed by directions on which the Hessian acts in the same way everywhere.
+    Candidates are the eigenvalues that spectra at several points of a piece share: exactly (greatest common
+    divisor of characteristic polynomials) where the loss is polynomial on the piece, else intersections of
+    verified enclosures. A candidate is confirmed by directions on which the Hessian acts in the same way
+    everywhere.
 
     Parameters
     ----------
@@ -196,8 +197,8 @@ def distinct(
 def candidates_on(
     subject: Subject, pattern: Pattern, point: Sequence[Fraction], rational: bool
 ) -> tuple[list[Any] | None, float]:
-    """Enclosures of the curvatures that may be constant on a piece (``None`` if not examined), and the largest that
-    could not be told from zero.
+    """Enclosures of the curvatures that may be constant on a piece (``None`` if not examined), and the largest
+    that could not be told from zero.
     """
     if subject.dim > LARGEST_COMPARED or not subject.covers_all:
         return None, 0.0

@@ -35,7 +35,8 @@ class Piece(NamedTuple):
 
 
 def affine_margins(subject: Subject) -> Margins | None:
-    """The margins of all kinks if they are affine functions of the parameters, the same on all pieces; else ``None``.
+    """The margins of all kinks if they are affine functions of the parameters, the same on all pieces; else
+    ``None``.
 
     Affinity is proved: the derivative of the margins is evaluated with every parameter unknown and comes out as
     exact rationals.

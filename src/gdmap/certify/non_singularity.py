@@ -14,8 +14,9 @@ from gdmap.certify.claims import NEGLIGIBLE_CURVATURE, Claim, Finding, UnprovedE
 from gdmap.certify.constants import Curvature, claim_of_constant, constant_curvatures, generic_points
 from gdmap.certify.coverage import NOTHING, Coverage
 from gdmap.certify.drawn import Drawn, verify_drawn
-from gdmap.certify.record import new_record
 from gdmap.certify.reasons import reason_of
+from gdmap.certify.record import new_record
+from gdmap.certify.request import Request, checked_theta, read_request
 from gdmap.certify.search import (
     Effort,
     claim_of_vanishing,
@@ -23,7 +24,6 @@ from gdmap.certify.search import (
     claims_on_piece,
     telling_points,
 )
-from gdmap.certify.request import Request, checked_theta, read_request
 from gdmap.certify.subject import Subject
 from gdmap.engines.balls.arithmetic import UndecidedError
 from gdmap.maps import Map
@@ -66,11 +66,12 @@ def certify_nonsingular(
         Weights of interest, shape ``(dim,)``. For a loss with several pieces, where not all of them can be
         certified, the proof is then about the piece they lie in. float32 weights are the exact numbers they are.
     batch_size, batches
-        Ask for the mini-batch maps of SGD instead: of every batch of this size, or of these batches (lists of sample
-        numbers); non-singular if each of them is, then also every composition of them. The objective needs samples.
+        Ask for the mini-batch maps of SGD instead: of every batch of this size, or of these batches (lists of
+        sample numbers); non-singular if each of them is, then also every composition of them. The objective
+        needs samples.
     exact_decimals
-        Read every float (the step size, the data, constants of the loss) as the decimal number it prints as: 0.1 is
-        1/10.
+        Read every float (the step size, the data, constants of the loss) as the decimal number it prints as: 0.1
+        is 1/10.
     assume_bounded
         Take it on the user's word that ``L`` is bounded (arXiv:2402.13108, Proposition 18, strengthened): recorded
         as an assumption.
@@ -91,8 +92,8 @@ def certify_nonsingular(
     Raises
     ------
     ValueError, TypeError
-        For step sizes that are no positive finite numbers, weights that are not finite or of another shape, and maps
-        that depend on time or are not affine in the gradient.
+        For step sizes that are no positive finite numbers, weights that are not finite or of another shape, and
+        maps that depend on time or are not affine in the gradient.
     UnsupportedProgramError
         If the loss is not a piecewise analytic formula of supported operations; names the operation.
 
@@ -287,7 +288,7 @@ class Search:
         """The certificate of all mini-batch maps."""
         self.of_batches = True
         listed = listed_batches(self.subject.objective, batch_size, batches)
-        if listed is None or batches is None and len(listed) > 1:
+        if listed is None or (batches is None and len(listed) > 1):
             claim: Claim = {"kind": "every batch", "batch_size": int(batch_size)}
             finding = self.verified(claim)
             if finding is not None:
@@ -398,7 +399,8 @@ def in_words_of(claim: Claim) -> str:
     if kind == "growth":
         if claim.get("assumed_bounded"):
             return "a bounded analytic loss (assumed) has a point with H below 1/eta"
-        return f"growth: L grows at most like (c/2) r^2 with c = {claim['found']['curvature']}, so some point has H <= c I"
+        curvature = claim["found"]["curvature"]
+        return f"growth: L grows at most like (c/2) r^2 with c = {curvature}, so some point has H <= c I"
     if kind == "spectra":
         where = (
             "all patterns at once, at one point"
@@ -418,7 +420,8 @@ def in_words_of(claim: Claim) -> str:
     if kind == "constant directions":
         return f"the Hessian acts on {len(claim['basis'])} direction(s) in one way everywhere, exactly"
     if kind == "every batch":
-        return f"a bound on the norm of the Hessian of all batches of {claim['batch_size']} and all patterns at one point"
+        size = claim["batch_size"]
+        return f"a bound on the norm of the Hessian at one point, for all batches of {size} and all patterns"
     if kind == "each batch":
         return f"{len(claim['batches'])} mini-batch map(s), one by one"
     if kind == "vanishing determinant":

@@ -29,8 +29,8 @@ def reason_of(subject: Subject, pattern: Pattern, curvature: Curvature) -> str:
     names = ", ".join(map(str, coordinates[:4])) + (", ..." if len(coordinates) > 4 else "")
     if all(g is not ANY and g == 0 for g in gradients):
         return (
-            f"the loss is the fixed parabola (c/2) theta_k^2 in parameter {names}, apart from the others (weight decay "
-            "on a parameter that the data do not reach, for instance): one step at this size takes it to 0"
+            f"the loss is the fixed parabola (c/2) theta_k^2 in parameter {names}, apart from the others (weight "
+            "decay on a parameter that the data do not reach, for instance): one step at this size takes it to 0"
         )
     if dead:
         return f"all units of a layer are dead, and parameter {names} (an output bias) sees a fixed parabola"

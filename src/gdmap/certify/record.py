@@ -11,7 +11,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from gdmap.certify import batches as _batches  # registers the claims about batches
 from gdmap.certify.claims import NEGLIGIBLE_CURVATURE, Claim, UnprovedError, verify
 from gdmap.certify.coverage import NOTHING
 from gdmap.certify.drawn import verify_drawn
@@ -115,8 +114,8 @@ class Check:
 def check_proof(objective: AbstractObjective | Map, proof: dict[str, Any] | str | os.PathLike[str]) -> Check:
     """Verify a proof record again, from the objective and the record alone.
 
-    Every enclosure is computed anew and must agree with the figures of the record. The record must be about this objective:
-    the fingerprint of its trace and data is compared.
+    Every enclosure is computed anew and must agree with the figures of the record. The record must be about this
+    objective: the fingerprint of its trace and data is compared.
 
     Parameters
     ----------
@@ -181,14 +180,20 @@ def checked(subject_of_proof: AbstractObjective | Map, record: dict[str, Any]) -
     closed_form = [claim["kind"] for claim in record["claims"]] == ["closed form"]
     if isinstance(subject_of_proof, Map):
         request = read_request(subject_of_proof, None, bool(statement["exact_decimals"]))
-        if (request.note or GRADIENT_DESCENT) != statement["map"] or request.step_sizes != sizes or request.always != closed_form:
+        if (
+            (request.note or GRADIENT_DESCENT) != statement["map"]
+            or request.step_sizes != sizes
+            or request.always != closed_form
+        ):
             raise UnprovedError("the record is about another map on this objective")
         if closed_form:
             return Check(statement["verdict"] == "non-singular", f"closed form verified: {request.note}")
     elif statement["map"] != GRADIENT_DESCENT or closed_form:
         raise UnprovedError("the record is about an optimiser: pass the map, not its objective")
     subject = Subject(objective, bool(statement["exact_decimals"]))
-    coverage, singular, scopes, probability = NOTHING, set(), set(), None
+    coverage, probability = NOTHING, None
+    singular: set[Fraction] = set()
+    scopes: set[str] = set()
     for claim in record["claims"]:
         if claim.get("assumed_bounded") and "the loss is bounded" not in record["assumptions"]:
             raise UnprovedError("a claim assumes a bounded loss, but the record does not list the assumption")

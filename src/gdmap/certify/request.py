@@ -17,8 +17,8 @@ from gdmap.objectives import AbstractObjective
 class Request:
     """A map as gradient descent on an objective: its step sizes, exact.
 
-    ``always``: the map is non-singular whatever the loss; ``note`` says why, or how the determinant of the map is that
-    of gradient descent.
+    ``always``: the map is non-singular whatever the loss; ``note`` says why, or how the determinant of the map
+    is that of gradient descent.
     """
 
     objective: AbstractObjective
@@ -36,7 +36,8 @@ def read_request(objective: Any, step_size: Any, exact_decimals: bool) -> Reques
         return request_of_map(objective, exact_decimals)
     if not isinstance(objective, AbstractObjective):
         raise TypeError(
-            f"expected a gdmap objective or map, got {type(objective).__name__}: wrap the loss in gdmap.Function(f, dim)"
+            f"expected a gdmap objective or map, got {type(objective).__name__}: "
+            "wrap the loss in gdmap.Function(f, dim)"
         )
     sizes = () if step_size is None else exact_step_sizes(step_size, exact_decimals)
     return Request(objective, sizes, exact_decimals)
@@ -49,9 +50,9 @@ def request_of_map(map_: Map, exact_decimals: bool) -> Request:
     update = affine_update(map_, exact_decimals=exact_decimals)
     if update is None:
         raise ValueError(
-            "the update of this optimiser is not shown to be affine in the gradient, coordinate by coordinate (Adam's is "
-            "not; maps that depend on time are not): its determinant has no closed form here. Certify gradient descent, "
-            "SGD with momentum or Nesterov's, weight decay included, at constant step sizes"
+            "the update of this optimiser is not shown to be affine in the gradient, coordinate by coordinate (Adam's "
+            "is not; maps that depend on time are not): its determinant has no closed form here. Certify "
+            "gradient descent, SGD with momentum or Nesterov's, weight decay included, at constant step sizes"
         )
     if update.is_always_invertible:
         return Request(map_.objective, (), exact_decimals, always=True, note=update.explain())

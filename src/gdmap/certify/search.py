@@ -139,7 +139,8 @@ def claim_of_every_piece(subject: Subject, effort: Effort) -> Claim | None:
 
 
 def is_rational(subject: Subject) -> bool:
-    """Whether the Hessian is rational at rational points: the loss is a polynomial on each piece, or a quotient."""
+    """Whether the Hessian is rational at rational points: the loss is a polynomial on each piece, or a
+    quotient."""
     point = rational_points(subject, 1)[0]
     masks = tuple(np.zeros(mask.shape, np.int8) for mask in subject.pieces.every_pattern().masks)
     try:
@@ -174,7 +175,8 @@ def telling_points(subject: Subject) -> list[tuple[Fraction, ...]]:
 
 
 def dead_points(subject: Subject) -> list[tuple[Fraction, ...]]:
-    """Points with as many kinks as possible on one side, found by pushing the margins down along their gradient."""
+    """Points with as many kinks as possible on one side, found by pushing the margins down along their
+    gradient."""
     pieces = subject.pieces
     if pieces.is_smooth or subject.dim > LARGEST_CHOSEN:
         return []

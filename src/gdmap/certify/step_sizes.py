@@ -32,7 +32,7 @@ def exact_step_size(step_size: Any, exact_decimals: bool = False) -> Fraction:
         )
     try:
         if isinstance(step_size, str):
-            if len(step_size) > MOST_DIGITS or "e" in step_size.lower() and len(step_size) > 30:
+            if len(step_size) > MOST_DIGITS or ("e" in step_size.lower() and len(step_size) > 30):
                 raise ValueError
             exact = Fraction(step_size)
         elif isinstance(step_size, (float, np.floating)):

@@ -102,7 +102,8 @@ class Subject:
         return self.pieces.hessian(self.point(point, self.rational), pattern, self.rational)
 
     def constant_images(self, pattern: Pattern, directions: Any) -> np.ndarray:
-        """Products of the Hessian of a pattern with exact directions: rationals where they are the same at all points.
+        """Products of the Hessian of a pattern with exact directions: rationals where they are the same at all
+        points.
 
         ``directions``: (k, dim), floats or ``fmpq``; the result has the same shape, `ANY` where it may vary.
         """

@@ -20,6 +20,8 @@ FREE, TERM, FACTOR = 0, 1, 2
 # How often a shift is contained is counted in multiples of 2^-10 below 2^15: all sums and products of two are exact.
 FINEST, LARGEST = 2.0**10, 2.0**15
 
+COMPARISONS = ("gt", "ge", "lt", "le", "eq", "ne")
+
 
 class Trace(NamedTuple):
     """How each element of an array contains the shift: as what, which element of it, how many times.
@@ -96,6 +98,7 @@ def followed(program: ClosedJaxpr, origin: int, indices: dict[Any, np.ndarray]) 
     }
     certain: set[Any] = set()
     stopped: set[int] = set()
+    zeros = zero_arrays(program)
     for index in range(origin + 1, len(program.jaxpr.eqns)):
         equation = program.jaxpr.eqns[index]
         operands = [None if isinstance(a, Literal) else values.get(a) for a in equation.invars]
@@ -114,8 +117,15 @@ def followed(program: ClosedJaxpr, origin: int, indices: dict[Any, np.ndarray]) 
         elif name == "is_finite":
             certain.update(equation.outvars)
             continue
-        elif name == "select_n" and equation.invars[0] in certain:
+        elif name == "select_n" and not isinstance(equation.invars[0], Literal) and equation.invars[0] in certain:
             result = operands[2]
+        elif name == "select_n":
+            result = chosen(equation, operands, zeros)
+        elif name in COMPARISONS and any(is_zero(atom, zeros) for atom in equation.invars):
+            # The sign of what contains the shift as a factor.
+            for operand, atom in zip(operands, equation.invars, strict=True):
+                require(traced(operand, atom).kind != TERM)
+            continue
         elif name in structure.RULES:
             moved = [
                 structure.RULES[name](
@@ -139,6 +149,35 @@ def followed(program: ClosedJaxpr, origin: int, indices: dict[Any, np.ndarray]) 
         if not isinstance(atom, Literal) and atom in values and np.any(values[atom].kind != FREE):
             raise NotAShift
     return stopped
+
+
+def zero_arrays(program: ClosedJaxpr) -> set[Any]:
+    """Variables that are plain zeros, spread from a literal."""
+    return {
+        equation.outvars[0]
+        for equation in program.jaxpr.eqns
+        if equation.primitive.name == "broadcast_in_dim" and is_zero(equation.invars[0], set())
+    }
+
+
+def is_zero(atom: Any, zeros: set[Any]) -> bool:
+    """Whether an operand is known to be zero."""
+    return not np.any(np.asarray(atom.val)) if isinstance(atom, Literal) else atom in zeros
+
+
+def chosen(equation: Any, operands: Sequence[Trace | None], zeros: set[Any]) -> Trace | None:
+    """A choice that is itself free of the shift, among cases that contain it alike; zero has every factor."""
+    require(operands[0] is None)
+    cases = [
+        traced(operand, atom)
+        for operand, atom in zip(operands[1:], equation.invars[1:], strict=True)
+        if not is_zero(atom, zeros)
+    ]
+    for case in cases:
+        require((case.kind == cases[0].kind) & (case.times == cases[0].times))
+        require((case.kind == FREE) | (case.element == cases[0].element))
+        require((len(cases) == len(operands) - 1) | (case.kind != TERM))
+    return result_of(*cases[0][:3]) if cases else None
 
 
 def moving(operand: Trace | None, atom: Any, part: int, indices: dict[Any, np.ndarray]) -> np.ndarray:
@@ -352,5 +391,5 @@ RULES: dict[str, Callable[..., Trace | None]] = {
     "dot_general": dot_rule,
     "copy": same_rule,
     "convert_element_type": same_rule,
-    **dict.fromkeys(("gt", "ge", "lt", "le", "eq", "ne"), comparison_rule),
+    **dict.fromkeys(COMPARISONS, comparison_rule),
 }
