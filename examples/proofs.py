@@ -1,8 +1,8 @@
 """Proofs on demand: is the gradient-descent map of this network non-singular at this step size?
 
-Prints what is proved, with its scope and its method, checks a record again, lists exceptional step sizes, and draws
-the sign of det(I - eta H) for a ReLU network. Writes proof.json, determinant-sign.png and distances.png into the folder
-given as the only argument (default: the current one).
+Prints what is proved, with its scope and its method, checks a record again, lists exceptional step sizes, and
+draws the sign of det(I - eta H) for a ReLU network. Writes proof.json, determinant-sign.png and distances.png into
+the folder given as the only argument (default: the current one).
 """
 
 import sys
@@ -49,7 +49,7 @@ logits = gdmap.Objective(
 )
 print("\n" + gdmap.certify_nonsingular(logits).explain())
 
-# A ReLU network falls into pieces. Where all units are dead the output bias sees a parabola: step size 1 is singular.
+# A ReLU network falls into pieces. Where all units are dead the output bias sees a parabola: 1 is exceptional.
 points = np.array([0.9, 2.5, -1.0]), np.array([0.5, 1.0, -0.3])
 relu = gdmap.Objective(
     lambda p, x, y: (jax.nn.relu(p["w"] * x + p["b"]) @ p["v"] + p["c"] - y) ** 2 / 2,
@@ -64,10 +64,16 @@ print("\n" + gdmap.certify_nonsingular(decayed, 10.0).explain())
 print("\n" + gdmap.certify_nonsingular(decayed, Fraction(10), exact_decimals=True).explain())
 
 # Pictures: computed in floating point; they show what the proofs say, and prove nothing.
-corner = relu.ravel({"w": [-1.0, 0.4], "b": [-0.5, -0.5], "v": [0.7, -0.9], "c": 0.0})
-first_weight = relu.ravel({"w": [1.0, 0.0], "b": [0.0, 0.0], "v": [0.0, 0.0], "c": 0.0})
-first_bias = relu.ravel({"w": [0.0, 0.0], "b": [1.0, 0.0], "v": [0.0, 0.0], "c": 0.0})
-plane = (corner, first_bias, first_weight)
+
+
+def weights(w, b, v, c):
+    """A vector of all parameters."""
+    return relu.ravel({"w": np.array(w), "b": np.array(b), "v": np.array(v), "c": np.array(c)})
+
+
+corner = weights([0.0, 0.1], [0.0, -0.5], [0.7, -0.9], 0.0)  # the second unit is dead
+first_weight, first_bias = (weights([k, 0.0], [1 - k, 0.0], [0.0, 0.0], 0.0) for k in (1.0, 0.0))
+plane = (corner, first_weight, first_bias)
 gdmap.plots.plot_determinant_sign(relu, 1.0, plane, extent=2.5, title="ReLU network, 3 samples").savefig(
     folder / "determinant-sign.png", dpi=110
 )

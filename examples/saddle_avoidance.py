@@ -1,9 +1,10 @@
 """Gradient descent avoids strict saddles at large step sizes too (arXiv:2510.24466), and where it does not.
 
-Ensembles started around a strict saddle, at step sizes up to several times 2 / sharpness there, where the classical
-argument (a step size below 1 / Lipschitz constant of the gradient) does not apply. What decides is whether the map is
-non-singular: `certify_nonsingular` proves it for these very step sizes. The control is the loss of Figure 1 of that
-paper: at its singular step size gradient descent converges to a *maximum* from a set of positive measure.
+Ensembles started around a strict saddle, at step sizes up to several times 2 / sharpness there, where the
+classical argument (a step size below 1 / Lipschitz constant of the gradient) does not apply. What decides is
+whether the map is non-singular: `certify_nonsingular` proves it for these very step sizes. The control is the
+loss of Figure 1 of that paper: at its singular step size gradient descent converges to a *maximum* from a set of
+positive measure.
 
 Writes saddle-avoidance.png into the folder given as the only argument (default: the current one).
 """

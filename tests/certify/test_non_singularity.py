@@ -146,13 +146,18 @@ def test_bounded_activation_and_cross_entropy_every_step_size():
     assert "growth" in certificate.method and certificate.proved_up_to == np.inf
 
 
-def test_assumed_bounded_loss_is_recorded_as_an_assumption():
+def test_assumed_bounded_loss_is_recorded_as_an_assumption(monkeypatch):
     loss = gdmap.Function(lambda t: jnp.sin(t[0] ** 2 * t[1]) / (1 + t[1] ** 2), 2)
+    # What is proved needs no assumption.
+    assert proved(loss, 7.0, "non-singular", assume_bounded=True).assumptions == ()
+    monkeypatch.setattr("gdmap.certify.non_singularity.claims_everywhere", lambda *arguments: iter([]))
     certificate = proved(loss, 7.0, "non-singular", assume_bounded=True)
     assert "bounded" in certificate.assumptions[0] and "Assumed" in certificate.explain()
-    record = json.loads(json.dumps(certificate.proof))
-    record["assumptions"] = []
-    assert not gdmap.check_proof(loss, record)
+    assert "assuming" in gdmap.check_proof(loss, certificate.proof).reason
+    assert not gdmap.check_proof(loss, changed(certificate.proof, ["assumptions"], []))
+    # A parabola is not bounded, whatever one says.
+    parabola = gdmap.Function(lambda t: t[0] ** 2 / 2, 1)
+    assert gdmap.certify_nonsingular(parabola, 1.0, assume_bounded=True).verdict == "singular"
 
 
 def test_momentum_and_nesterov():
@@ -371,6 +376,10 @@ def test_tampered_records_are_rejected():
         changed(record, ["statement", "verdict"], "singular"),
         changed(record, ["claims"], []),
         changed(record, ["claims", 0, "found"], {"curvature": "0"}),
+        changed(record, ["statement", "scope"], "piece"),
+        changed(record, ["statement", "batches"], {"size": 1}),
+        changed(record, ["statement", "probability"], {"at_least": 1.0, "confidence": 1.0}),
+        changed(singular, ["claims"], [{"kind": "each batch", "batches": [], "found": {"batches": []}}]),
         changed(record, ["claims", 0, "kind"], "magic"),
         changed(record, ["format"], "gdmap proof 0"),
         changed(record, ["objective", "fingerprint"], "0" * 64),

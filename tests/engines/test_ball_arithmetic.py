@@ -98,7 +98,9 @@ def test_a_sign_is_told_only_if_all_numbers_have_it(one, other):
         assert Arb(100).sign(ball)[0] in (2, (x > 0) - (x < 0))
 
 
-@given(INTERVALS, st.sampled_from(["exp", "log", "tanh", "logistic", "sin", "sqrt", "rsqrt", "erf", "cbrt", "expm1"]))
+@given(
+    INTERVALS, st.sampled_from(["exp", "log", "tanh", "logistic", "sin", "sqrt", "rsqrt", "erf", "cbrt", "expm1"])
+)
 @settings(max_examples=300, deadline=None)
 def test_functions_of_intervals_hold_those_of_their_numbers(one, name):
     (a, (x,)) = interval_of(one)
@@ -139,7 +141,9 @@ def test_zero_times_what_is_not_known_to_be_finite_is_not_zero():
             evaluated(ARITHMETIC.add, zero, unbounded),
             evaluated(ARITHMETIC.div, zero, unbounded),
             evaluated(ARITHMETIC.select, np.array([EITHER]), zero, unbounded),
-            evaluated(ARITHMETIC.matmul, Intervals(*(x[None] for x in zero)), Intervals(*(x[None] for x in unbounded))),
+            evaluated(
+                ARITHMETIC.matmul, Intervals(*(x[None] for x in zero)), Intervals(*(x[None] for x in unbounded))
+            ),
         ):
             assert not ARITHMETIC.is_finite(result)
     with pytest.raises(UndecidedError, match="no exact rational"):
@@ -162,9 +166,12 @@ def test_overflow_is_no_number():
 def test_exact_zeros_stay_exact_so_that_tangents_stay_sparse():
     zero, one = ARITHMETIC.constant(np.zeros(3)), ARITHMETIC.constant(np.array([0.1, 3.0, 1e300]))
     for result in (
-        ARITHMETIC.mul(zero, one), ARITHMETIC.div(zero, one), ARITHMETIC.add(zero, zero), ARITHMETIC.sum(zero, (0,)),
+        ARITHMETIC.mul(zero, one),
+        ARITHMETIC.div(zero, one),
+        ARITHMETIC.add(zero, zero),
+        ARITHMETIC.sum(zero, (0,)),
         ARITHMETIC.function("tanh", zero),
-    ):  # fmt: skip
+    ):
         assert np.all(result.mid == 0) and np.all(result.rad == 0)
     assert np.all(ARITHMETIC.div(one, ARITHMETIC.constant(np.full(3, 0.25))).rad == 0)
 
@@ -204,7 +211,10 @@ def test_what_depends_on_the_parameters_is_remembered():
     # Zero that is constant absorbs; a parameter that happens to be zero does not.
     assert tracked.mul(theta, constant).depends.tolist() == [False, True]
     assert tracked.mul(theta, theta).depends.tolist() == [True, True]
-    assert tracked.div(constant, tracked.variable(Rational().constant(np.ones(2)))).depends.tolist() == [False, True]
+    assert tracked.div(constant, tracked.variable(Rational().constant(np.ones(2)))).depends.tolist() == [
+        False,
+        True,
+    ]
     assert tracked.power(theta, 0).depends.tolist() == [False, False]
     assert tracked.sum(theta, (0,)).depends.tolist() is True
     one_row = tracked.rearrange(lambda a: a[None], constant)

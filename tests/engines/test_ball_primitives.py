@@ -1,12 +1,12 @@
 """Every primitive in every arithmetic, against JAX in float64, against 256-bit balls and against mpmath."""
 
+import jax
+import jax.numpy as jnp
 import mpmath
 import numpy as np
 import pytest
 from flint import arb, ctx
 
-import jax
-import jax.numpy as jnp
 from gdmap.engines.balls import structure
 from gdmap.engines.balls.anything import ANY
 from gdmap.engines.balls.arb import Arb
@@ -22,19 +22,31 @@ TRIALS = 10
 # Names that this version of JAX does not use in traces, each with the name whose rule it shares.
 ALIASES = {"scatter_add": "scatter-add", "copy_p": "copy", "expand_dims": "squeeze"}
 DOMAINS = {
-    "log": (0.01, 5), "log1p": (-0.9, 5), "sqrt": (0.01, 9), "rsqrt": (0.01, 9), "acosh": (1.01, 5), "lgamma": (0.1, 9),
-    "digamma": (2, 9), "asin": (-0.99, 0.99), "acos": (-0.99, 0.99), "atanh": (-0.99, 0.99), "tan": (-1.4, 1.4),
-}  # fmt: skip
+    "log": (0.01, 5),
+    "log1p": (-0.9, 5),
+    "sqrt": (0.01, 9),
+    "rsqrt": (0.01, 9),
+    "acosh": (1.01, 5),
+    "lgamma": (0.1, 9),
+    "digamma": (2, 9),
+    "asin": (-0.99, 0.99),
+    "acos": (-0.99, 0.99),
+    "atanh": (-0.99, 0.99),
+    "tan": (-1.4, 1.4),
+}
 MASK = np.array([[True, False, True], [False, True, True]])
 CONV = ("NCHW", "OIHW", "NCHW")
 
 
 def window(sizes, strides=None, padding=None, base=None, dilation=None):
     n = len(sizes)
-    return dict(
-        window_dimensions=sizes, window_strides=strides or (1,) * n, padding=padding or ((0, 0),) * n,
-        base_dilation=base or (1,) * n, window_dilation=dilation or (1,) * n,
-    )  # fmt: skip
+    return {
+        "window_dimensions": sizes,
+        "window_strides": strides or (1,) * n,
+        "padding": padding or ((0, 0),) * n,
+        "base_dilation": base or (1,) * n,
+        "window_dilation": dilation or (1,) * n,
+    }
 
 
 def window_sum(**parameters):
@@ -85,33 +97,66 @@ CASES = {
     "integer_pow": (lambda a: tuple(lax.integer_pow(a, y) for y in (-3, -1, 0, 1, 2, 5, 8)), [(3,)], True),
     "square": (lax.square, [(3,)], True),
     "reduce_sum": (lambda a: (a.sum(), a.sum(0), a.sum((1, 2)), a.sum(1, keepdims=True)), [(2, 3, 4)], True),
-    "reduce_prod": (lambda a: (lax.reduce_prod_p.bind(a, axes=(1,), out_sharding=None), jnp.prod(a[:0])), [(3, 4)], True),
+    "reduce_prod": (
+        lambda a: (lax.reduce_prod_p.bind(a, axes=(1,), out_sharding=None), jnp.prod(a[:0])),
+        [(3, 4)],
+        True,
+    ),
     "reduce_max": (lambda a: (a.max(), a.max(1), a.min(0)), [(3, 4)], True),
     "cumsum": (lambda a: (jnp.cumsum(a, 0), lax.cumsum(a, 1, reverse=True)), [(3, 4)], True),
     "dot_general": (lambda a, b: a @ b, [(2, 3), (3, 4)], True),
     "dot_general of vectors": (lambda a, b: (a @ b, jnp.outer(a, b)), [(3,), (3,)], True),
     "dot_general in batches": (
-        lambda a, b: lax.dot_general(a, b, (((1,), (3,)), ((2, 0), (0, 2)))), [(2, 3, 4), (4, 5, 2, 3)], True),
+        lambda a, b: lax.dot_general(a, b, (((1,), (3,)), ((2, 0), (0, 2)))),
+        [(2, 3, 4), (4, 5, 2, 3)],
+        True,
+    ),
     "dot_general over two axes": (lambda a, b: jnp.einsum("abcd,cbe->aed", a, b), [(2, 3, 4, 2), (4, 3, 5)], True),
     "conv": (conv(), [(2, 2, 5, 4), (3, 2, 3, 2)], True),
     "conv with strides and padding": (
-        conv(window_strides=(2, 3), padding=((2, 1), (0, 3))), [(1, 2, 6, 5), (2, 2, 3, 2)], True),
+        conv(window_strides=(2, 3), padding=((2, 1), (0, 3))),
+        [(1, 2, 6, 5), (2, 2, 3, 2)],
+        True,
+    ),
     "conv with negative padding": (conv(padding=((-1, 2), (1, -2))), [(1, 1, 6, 6), (1, 1, 2, 3)], True),
     "conv with dilations": (
-        conv(lhs_dilation=(2, 1), rhs_dilation=(1, 2), padding=((1, 1), (2, 0))), [(1, 2, 3, 5), (2, 2, 2, 2)], True),
+        conv(lhs_dilation=(2, 1), rhs_dilation=(1, 2), padding=((1, 1), (2, 0))),
+        [(1, 2, 3, 5), (2, 2, 2, 2)],
+        True,
+    ),
     "conv in groups": (conv(feature_group_count=2), [(2, 4, 4, 4), (6, 2, 2, 3)], True),
     "conv in batch groups": (conv(batch_group_count=2), [(4, 2, 4, 4), (6, 2, 2, 3)], True),
     "conv with transposed dimensions": (
-        conv(dimension_numbers=("HNWC", "WOHI", "CWNH"), window_strides=(1, 2)), [(5, 2, 6, 3), (2, 4, 3, 3)], True),
+        conv(dimension_numbers=("HNWC", "WOHI", "CWNH"), window_strides=(1, 2)),
+        [(5, 2, 6, 3), (2, 4, 3, 3)],
+        True,
+    ),
     "conv in one dimension": (
         lambda a, b: lax.conv_general_dilated(a, b, (2,), "SAME", dimension_numbers=("NHC", "HIO", "NHC")),
-        [(2, 7, 2), (3, 2, 3)], True),
-    "gradient of conv": (gradient_of(conv(window_strides=(2, 1), padding=((1, 2), (0, 1))), 1.5), [(2, 2, 5, 4), (3, 2, 3, 2)], True),
-    "gradient of conv in groups": (gradient_of(conv(feature_group_count=2), 2.0), [(2, 4, 4, 3), (4, 2, 2, 2)], True),
-    "gradient of depthwise conv": (gradient_of(conv(feature_group_count=3, rhs_dilation=(2, 1)), 1.0), [(2, 3, 5, 3), (3, 1, 2, 2)], True),
-    "reduce_window_sum": (
-        window_sum(**window((2, 2), (2, 1), ((1, 0), (0, 2)), (2, 1), (1, 2))), [(4, 5)], True),
-    "reduce_window_sum, negative padding": (window_sum(**window((2, 3), padding=((-1, 0), (1, -1)))), [(4, 5)], True),
+        [(2, 7, 2), (3, 2, 3)],
+        True,
+    ),
+    "gradient of conv": (
+        gradient_of(conv(window_strides=(2, 1), padding=((1, 2), (0, 1))), 1.5),
+        [(2, 2, 5, 4), (3, 2, 3, 2)],
+        True,
+    ),
+    "gradient of conv in groups": (
+        gradient_of(conv(feature_group_count=2), 2.0),
+        [(2, 4, 4, 3), (4, 2, 2, 2)],
+        True,
+    ),
+    "gradient of depthwise conv": (
+        gradient_of(conv(feature_group_count=3, rhs_dilation=(2, 1)), 1.0),
+        [(2, 3, 5, 3), (3, 1, 2, 2)],
+        True,
+    ),
+    "reduce_window_sum": (window_sum(**window((2, 2), (2, 1), ((1, 0), (0, 2)), (2, 1), (1, 2))), [(4, 5)], True),
+    "reduce_window_sum, negative padding": (
+        window_sum(**window((2, 3), padding=((-1, 0), (1, -1)))),
+        [(4, 5)],
+        True,
+    ),
     "reduce_window_sum, larger than the array": (window_sum(**window((5, 1))), [(4, 2)], True),
     "reduce_window_max": (window_max(**window((2, 2), (2, 2), ((1, 1), (0, 1)))), [(4, 5)], True),
     "reduce_window_max, dilated": (window_max(**window((2, 2), dilation=(2, 1))), [(4, 5)], True),
@@ -131,17 +176,33 @@ CASES = {
     "select_n": (lambda a, b: jnp.where(MASK, a, b), [(2, 3), (2, 3)], True),
     "select_n of a scalar": (lambda a, b: lax.select_n(np.array(True), a, b), [(2, 3), (2, 3)], True),
     "select_n of many": (
-        lambda a, b, c: lax.select_n(np.array([[2, 0, 1], [1, 1, 2]], np.int32), a, b, c), [(2, 3)] * 3, True),
-    "select_n by comparison": (lambda a, b: jnp.where((a > b) & ~(a < 0) | (b == 0), a * a, b), [(2, 3), (2, 3)], True),
+        lambda a, b, c: lax.select_n(np.array([[2, 0, 1], [1, 1, 2]], np.int32), a, b, c),
+        [(2, 3)] * 3,
+        True,
+    ),
+    "select_n by comparison": (
+        lambda a, b: jnp.where((a > b) & ~(a < 0) | (b == 0), a * a, b),
+        [(2, 3), (2, 3)],
+        True,
+    ),
     "comparisons": (
-        lambda a, b: sum(x * np.pi**i for i, x in enumerate(map(jnp.float64, (a > b, a >= b, a < b, a <= b, a == b, a != b)))),
-        [(2, 3), (2, 3)], True),
+        lambda a, b: sum(
+            x * np.pi**i for i, x in enumerate(map(jnp.float64, (a > b, a >= b, a < b, a <= b, a == b, a != b)))
+        ),
+        [(2, 3), (2, 3)],
+        True,
+    ),
     "comparisons of constants": (lambda a: jnp.where(np.arange(3.0) <= 1.0, a, -a), [(3,)], True),
     "masks counted": (lambda a: a * jnp.sum(a > 0) + jnp.any(a > 1) - jnp.all(a > -1), [(5,)], True),
     "choice of masks": (lambda a: a * jnp.where(a > 0, a < 1, a < -1) + (a > 0).astype(int) // 2, [(5,)], True),
     "mask written into an array": (
-        lambda a: a * jnp.zeros((3, 2), bool).at[1:].set(a[:2] > 0) + lax.dynamic_update_slice(np.zeros((3, 2), bool), a > 0, (0, 0)),
-        [(3, 2)], True),
+        lambda a: (
+            a * jnp.zeros((3, 2), bool).at[1:].set(a[:2] > 0)
+            + lax.dynamic_update_slice(np.zeros((3, 2), bool), a > 0, (0, 0))
+        ),
+        [(3, 2)],
+        True,
+    ),
     "max": (lambda a, b: (lax.max(a, b), jnp.maximum(a, 0.0), lax.min(a, b)), [(2, 3), (2, 3)], True),
     "abs": (lambda a: jnp.abs(a), [(4,)], True),
     "sign": (lambda a: lax.sign(a) * a, [(4,)], True),
@@ -163,19 +224,32 @@ CASES = {
     "split": (lambda a: jnp.split(a, [1, 4], 1), [(2, 6)], True),
     "concatenate": (lambda a, b: jnp.concatenate([a, b, a], 1), [(2, 3), (2, 1)], True),
     "stack, unstack and tile": (
-        lambda a: (jnp.stack([a, 2 * a], 1), *jnp.unstack(a, axis=1), jnp.tile(a, (2, 1, 3)), jnp.tile(a, 0)), [(2, 3)], True),
+        lambda a: (jnp.stack([a, 2 * a], 1), *jnp.unstack(a, axis=1), jnp.tile(a, (2, 1, 3)), jnp.tile(a, 0)),
+        [(2, 3)],
+        True,
+    ),
     "pad": (lambda a: lax.pad(a, 0.5, ((1, 2, 0), (-1, 0, 2))), [(2, 3)], True),
     "pad, negative and interior": (lambda a, b: lax.pad(a, b, ((-1, -2, 1), (2, -3, 3))), [(4, 3), ()], True),
     "dynamic_slice": (lambda a: lax.dynamic_slice(a, (np.int32(1), np.int32(9)), (2, 2)), [(4, 5)], True),
-    "dynamic_update_slice": (lambda a, b: lax.dynamic_update_slice(a, b, (np.int32(-7), np.int32(2))), [(4, 5), (2, 2)], True),
+    "dynamic_update_slice": (
+        lambda a, b: lax.dynamic_update_slice(a, b, (np.int32(-7), np.int32(2))),
+        [(4, 5), (2, 2)],
+        True,
+    ),
     "iota": (lambda a: a * lax.broadcasted_iota(float, (2, 3), 1) + jnp.arange(3), [(2, 3)], True),
     "logaddexp": (lambda a, b: (jnp.logaddexp(a, b), jax.nn.softplus(a)), [(3,), (3,)], False),
     "exact on constants": (
-        lambda a: a * jnp.argmax(np.eye(3), 1) + jnp.sort(np.array([3.0, 1.0, 2.0])) + jnp.floor(np.array(1.5)), [(3,)], True),
+        lambda a: a * jnp.argmax(np.eye(3), 1) + jnp.sort(np.array([3.0, 1.0, 2.0])) + jnp.floor(np.array(1.5)),
+        [(3,)],
+        True,
+    ),
     "dropout with a fixed key": (
-        lambda a: jnp.where(jax.random.bernoulli(jax.random.key(3), 0.5, (6,)), a, 0.0), [(6,)], True),
+        lambda a: jnp.where(jax.random.bernoulli(jax.random.key(3), 0.5, (6,)), a, 0.0),
+        [(6,)],
+        True,
+    ),
     **{name: (lambda a, name=name: getattr(lax, name)(a), [(3,)], False) for name in FUNCTIONS},
-}  # fmt: skip
+}
 
 
 def outputs_of(function):
@@ -216,11 +290,20 @@ def test_a_primitive_is_enclosed_in_every_arithmetic(name):
         balls = evaluate(program, [Arb(128).constant(x) for x in inputs], Arb(128))
         intervals = evaluate(program, [MidRad().constant(x) for x in inputs], MidRad())
         rationals = evaluate(program, [Rational().constant(x) for x in inputs], Rational())
-        for number, truth, ball, interval, rational in zip(floats, exact, balls, intervals, rationals, strict=True):
+        for number, truth, ball, interval, rational in zip(
+            floats, exact, balls, intervals, rationals, strict=True
+        ):
             ball = boxes(ball)
             interval = MidRad().constant(interval) if isinstance(interval, np.ndarray) else interval
             rational = Rational().constant(rational) if rational.dtype != object else rational
-            assert number.shape == truth.shape == ball.shape == interval.mid.shape == interval.rad.shape == rational.shape
+            assert (
+                number.shape
+                == truth.shape
+                == ball.shape
+                == interval.mid.shape
+                == interval.rad.shape
+                == rational.shape
+            )
             # Rounding errors of the float64 program: relative to the size of what is added up in it.
             size = 1e-12 * (1 + max((np.abs(x).max(initial=0) for x in (*inputs, number)), default=0)) ** 2
             inflated = [arb(b.mid(), b.rad() + size) for b in ball.ravel()]
@@ -243,7 +326,10 @@ def test_no_rule_is_without_a_case():
         program = flat_program(outputs_of(function), *shapes)
         met.update(equation.primitive.name for equation in program.jaxpr.eqns)
     rules = set(RULES) | set(structure.RULES)
-    assert all(RULES[alias] is RULES[name] or structure.RULES[alias] is structure.RULES[name] for alias, name in ALIASES.items())
+    assert all(
+        RULES[alias] is RULES[name] or structure.RULES[alias] is structure.RULES[name]
+        for alias, name in ALIASES.items()
+    )
     assert rules - set(ALIASES) - met == set()
     assert {"sort", "argmax", "floor"} <= met & EXACT_IN_FLOAT
 
@@ -253,9 +339,12 @@ def test_there_are_a_thousand_trials():
 
 
 MPMATH = {
-    "exp2": lambda x: mpmath.mpf(2) ** x, "logistic": lambda x: 1 / (1 + mpmath.exp(-x)), "rsqrt": lambda x: 1 / mpmath.sqrt(x),
-    "cbrt": lambda x: mpmath.sign(x) * mpmath.cbrt(abs(x)), "lgamma": mpmath.loggamma,
-}  # fmt: skip
+    "exp2": lambda x: mpmath.mpf(2) ** x,
+    "logistic": lambda x: 1 / (1 + mpmath.exp(-x)),
+    "rsqrt": lambda x: 1 / mpmath.sqrt(x),
+    "cbrt": lambda x: mpmath.sign(x) * mpmath.cbrt(abs(x)),
+    "lgamma": mpmath.loggamma,
+}
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -301,12 +390,16 @@ def test_a_masked_softmax_with_infinite_logits():
     def loss(a):
         return jax.nn.log_softmax(jnp.where(np.array([True, True, False]), a, -jnp.inf))[1]
 
-    program = flat_program(jax.grad(lambda a: jax.nn.softmax(jnp.where(np.array([True, True, False]), a, -jnp.inf))[0]), (3,))
+    program = flat_program(
+        jax.grad(lambda a: jax.nn.softmax(jnp.where(np.array([True, True, False]), a, -jnp.inf))[0]), (3,)
+    )
     (ball,) = evaluate(program, [Arb(128).constant(np.array([1.0, 2.0, 3.0]))], Arb(128))
     with float64():
-        expected = jax.grad(lambda a: jax.nn.softmax(jnp.where(np.array([True, True, False]), a, -jnp.inf))[0])(np.array([1.0, 2.0, 3.0]))
+        expected = jax.grad(lambda a: jax.nn.softmax(jnp.where(np.array([True, True, False]), a, -jnp.inf))[0])(
+            np.array([1.0, 2.0, 3.0])
+        )
     assert np.allclose(Arb(128).midpoint(ball), expected, atol=1e-14)
-    with pytest.raises(UndecidedError, match="infinit|inf"):
+    with pytest.raises(UndecidedError, match="no exact rational"):
         evaluate(flat_program(loss, (3,)), [Rational().constant(np.ones(3))], Rational())
 
 
@@ -354,7 +447,9 @@ def test_integers_made_of_an_undecided_mask_are_refused(function):
 REFUSED = {
     "rounds numbers to float32": lambda a: a.astype(np.float32).sum(),
     "computes in float32": lambda a: a.sum() * jnp.mean(np.float32([0.1, 0.2, 0.4]) / np.float32(255)),
-    "computes in bfloat16": lambda a: a.sum() * (jnp.asarray([0.1], jnp.bfloat16) * jnp.asarray([0.3], jnp.bfloat16))[0],
+    "computes in bfloat16": lambda a: (
+        a.sum() * (jnp.asarray([0.1], jnp.bfloat16) * jnp.asarray([0.3], jnp.bfloat16))[0]
+    ),
     "into int64": lambda a: a.astype(int).sum(),
     "complex": lambda a: jnp.abs(jnp.exp(1j * a)).sum(),
     "'sort'": lambda a: jnp.sort(a)[0],
@@ -374,4 +469,6 @@ REFUSED = {
 def test_what_is_no_formula_over_the_reals_is_refused_by_name(reason):
     for arithmetic in (Arb(64), MidRad(), Rational()):
         with pytest.raises(UnsupportedProgramError, match=reason):
-            evaluate(flat_program(REFUSED[reason], (3,)), [arithmetic.constant(np.array([1.0, 2.0, 3.0]))], arithmetic)
+            evaluate(
+                flat_program(REFUSED[reason], (3,)), [arithmetic.constant(np.array([1.0, 2.0, 3.0]))], arithmetic
+            )

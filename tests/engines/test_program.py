@@ -29,7 +29,9 @@ FUNCTIONS = {
     "scan of nothing": lambda w: sum(map(jnp.sum, jax.lax.scan(cell, w[0], jnp.zeros((0, 2))))),
     "fori_loop": lambda w: jax.lax.fori_loop(0, 4, lambda i, s: s * 0.5 + w[i], 0.0),
     "gradient of scan": lambda w: jax.grad(lambda v: jax.lax.scan(cell, v[0], jnp.reshape(v, (3, 2)))[0])(w).sum(),
-    "scan in scan": lambda w: jax.lax.scan(lambda s, x: (jax.lax.scan(cell, s, w.reshape(3, 2))[0], s * x), w[0], w)[1].sum(),
+    "scan in scan": lambda w: jax.lax.scan(
+        lambda s, x: (jax.lax.scan(cell, s, w.reshape(3, 2))[0], s * x), w[0], w
+    )[1].sum(),
     "jit and checkpoint": lambda w: jax.jit(lambda v: jax.checkpoint(jnp.sin)(v).sum())(w),
     "vmap of softplus": lambda w: jax.vmap(jax.nn.softplus)(w).sum() + jnp.logaddexp(w[0], w).sum(),
     "relu": lambda w: jax.nn.relu(w).sum(),
@@ -43,7 +45,9 @@ FUNCTIONS = {
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_the_flat_program_is_the_function_without_calls(name):
     program = flat_program(FUNCTIONS[name], (6,))
-    assert not {"jit", "pjit", "scan", "while", "custom_jvp_call", "checkpoint", "remat2", "stack"} & set(names(program))
+    assert not {"jit", "pjit", "scan", "while", "custom_jvp_call", "checkpoint", "remat2", "stack"} & set(
+        names(program)
+    )
     point = np.random.default_rng(0).normal(size=6)
     with float64():
         expected = np.asarray(FUNCTIONS[name](jnp.asarray(point)))
@@ -59,7 +63,7 @@ def test_operations_that_differ_in_the_last_bit_or_in_a_type_are_not_merged():
     one_more = float(np.nextafter(0.1, 1))
     program = flat_program(lambda w: w * 0.1 - w * one_more, (1,))
     assert names(program).count("mul") == 2
-    program = flat_program(lambda w: (w ** 2) + (w ** 3), (1,))
+    program = flat_program(lambda w: (w**2) + (w**3), (1,))
     assert len(set(map(str, program.jaxpr.eqns))) >= 3
     assert frozen({"a": 1}) != frozen({"a": 1.0}) != frozen({"a": True})
     assert frozen(0.0) != frozen(-0.0) and frozen(np.nan) == frozen(np.nan)

@@ -32,7 +32,8 @@ DROP_OUT = {
     "by hand": lambda w: log_sum(rows(w), top(rows(w))).sum(),
     "minimum": lambda w: log_sum(-rows(w), -jnp.min(rows(w), 1, keepdims=True)).sum(),
     "picked before it drops out": lambda w: jnp.sum(
-        ((x := rows(w)) - (c := top(x)))[np.arange(2), LABELS] - jnp.log(jnp.sum(jnp.exp(x - c), 1))),
+        ((x := rows(w)) - (c := top(x)))[np.arange(2), LABELS] - jnp.log(jnp.sum(jnp.exp(x - c), 1))
+    ),
     "permuted with its rows": lambda w: jnp.sum((rows(w) - top(rows(w)))[PERMUTED] + top(rows(w))[PERMUTED]),
     "powers of factors": lambda w: jnp.sum(jnp.exp(2 * (w - w.max())) / jnp.exp(w - w.max()) ** 2),
     "roots of factors": lambda w: jnp.log(jnp.sqrt(jnp.sum(jnp.exp(2 * (w - w.max()))))) + w.max(),
@@ -42,15 +43,21 @@ DROP_OUT = {
     "masked": lambda w: jax.nn.softmax(jnp.where(np.arange(6) < 4, w, -jnp.inf))[0],
     "attention": lambda w: jnp.sum(jax.nn.softmax(rows(w) @ rows(w).T) @ rows(w)),
     "gradient": lambda w: jax.grad(lambda v: jax.nn.logsumexp(v * v))(w).sum(),
-}  # fmt: skip
+}
 STAY = {
     "max": lambda w: w.max(),
     "not subtracted": lambda w: jnp.log(jnp.sum(jnp.exp(w - w.max()))),
-    "of other rows": lambda w: jnp.sum(jnp.log(jnp.sum(jnp.exp(rows(w) - top(rows(w))), 1)) + top(rows(w))[PERMUTED, 0]),
+    "of other rows": lambda w: jnp.sum(
+        jnp.log(jnp.sum(jnp.exp(rows(w) - top(rows(w))), 1)) + top(rows(w))[PERMUTED, 0]
+    ),
     "picked from other rows": lambda w: jnp.sum((rows(w) - top(rows(w)))[PERMUTED, 0][:1] + top(rows(w))[:1, 0]),
-    "of other rows by slices": lambda w: jax.lax.dynamic_slice(rows(w) - top(rows(w)), (np.int32(1), np.int32(0)), (1, 1)).sum()
-    + top(rows(w))[0, 0],
-    "almost cancelled": lambda w: jnp.sum(jnp.full(3, 1 / 3) * 1.0) * 0 + jnp.sum((w[:3] + w.max()) * (1 / 3)) - w.max(),
+    "of other rows by slices": lambda w: (
+        jax.lax.dynamic_slice(rows(w) - top(rows(w)), (np.int32(1), np.int32(0)), (1, 1)).sum()
+        + top(rows(w))[0, 0]
+    ),
+    "almost cancelled": lambda w: (
+        jnp.sum(jnp.full(3, 1 / 3) * 1.0) * 0 + jnp.sum((w[:3] + w.max()) * (1 / 3)) - w.max()
+    ),
     "tenths": lambda w: jnp.sum((w + w.max()) * 0.1) - 0.6 * w.max(),
     "inside a sine": lambda w: jnp.sin(w - w.max()).sum(),
     "inside a relu": lambda w: jax.nn.relu(w - w.max() + 1.0).sum(),
@@ -61,7 +68,7 @@ STAY = {
     "one plus": lambda w: jnp.log(1 + jnp.sum(jnp.exp(w - w.max()))) + w.max(),
     "another base": lambda w: jnp.log2(jnp.sum(2.0 ** (w - w.max()))) + w.max(),
     "maximum of a part": lambda w: jnp.sum(jnp.exp(w - w.max()) / jnp.sum(jnp.exp(w))),
-}  # fmt: skip
+}
 
 
 def reduced(function):

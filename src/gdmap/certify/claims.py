@@ -80,6 +80,8 @@ def verify_growth(subject: Subject, claim: Claim, step_sizes: Sequence[Fraction]
     require_one_piece(subject, "growth")
     if claim.get("assumed_bounded"):
         return Finding(Coverage(((-np.inf, 0.0),)), "everywhere", {"bounded": "assumed"})
+    if subject.exact_decimals:
+        raise UnprovedError("growth: bounds are those of the binary constants, not of decimals")
     found = growth(subject.pieces.program)
     curvature = found.curvature
     if not np.isfinite(float(curvature)):

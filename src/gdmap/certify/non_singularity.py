@@ -15,7 +15,7 @@ from gdmap.certify.constants import Curvature, claim_of_constant, constant_curva
 from gdmap.certify.coverage import NOTHING, Coverage
 from gdmap.certify.drawn import Drawn, verify_drawn
 from gdmap.certify.reasons import reason_of
-from gdmap.certify.record import new_record
+from gdmap.certify.record import ASSUMED_BOUNDED, new_record, statement_of
 from gdmap.certify.request import Request, checked_theta, read_request
 from gdmap.certify.search import (
     Effort,
@@ -104,7 +104,7 @@ def certify_nonsingular(
     request = read_request(objective, step_size, exact_decimals)
     subject = Subject(request.objective, exact_decimals)
     point = None if theta is None else checked_theta(theta, subject.dim)
-    effort = Effort(max_pieces=max_pieces, assume_bounded=assume_bounded)
+    effort = Effort(max_pieces=max_pieces)
     search = Search(subject, request.step_sizes, effort)
     if request.always:
         return search.certificate_for_optimiser(request)
@@ -114,6 +114,8 @@ def certify_nonsingular(
     scope, probability, drawn = "all of parameter space", None, None
     if not search.is_settled:
         search.look_for_singular_pieces(point)
+    if not search.is_settled and assume_bounded:
+        search.on_assumption()
     if not search.is_settled and point is not None:
         scope = search.on_piece_of(point)
     elif not search.is_settled and not subject.pieces.is_smooth:
@@ -137,7 +139,8 @@ class Search:
     constants: list[tuple[Curvature, str]] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     singular_scope: str = ""
-    of_batches: bool = False
+    batches: Any = None
+    scope_of_claims: str = "everywhere"
     coverages: dict[int, Coverage] = field(default_factory=dict)
 
     @property
@@ -178,6 +181,13 @@ class Search:
                 self.prune()
                 return
 
+    def on_assumption(self) -> None:
+        """Use what the user says: the loss is bounded."""
+        claim: Claim = {"kind": "growth", "assumed_bounded": True}
+        finding = self.verified(claim)
+        if finding is not None:
+            self.take(claim, finding)
+
     def prune(self) -> None:
         """Drop claims that the proof does not need, the least general first."""
         for claim in list(self.claims):
@@ -208,6 +218,7 @@ class Search:
                     self.singular |= finding.singular
                     self.claims = [claim]
                     whole = finding.scope == "everywhere"
+                    self.scope_of_claims = finding.scope
                     self.singular_scope = "all of parameter space" if whole else "one piece, of positive measure"
                     return
 
@@ -232,7 +243,7 @@ class Search:
 
     def on_piece_of(self, point: Sequence[Fraction]) -> str:
         """Prove what can be proved about the piece of a point; its scope in words."""
-        self.coverage, self.claims = NOTHING, []
+        self.coverage, self.claims, self.scope_of_claims = NOTHING, [], "piece"
         for claim in claims_on_piece(self.subject, point, self.step_sizes):
             finding = self.verified(claim)
             if finding is not None:
@@ -286,8 +297,8 @@ class Search:
 
     def certificate_of_batches(self, batch_size: Any, batches: Any, request: Request) -> Certificate:
         """The certificate of all mini-batch maps."""
-        self.of_batches = True
         listed = listed_batches(self.subject.objective, batch_size, batches)
+        self.batches = {"size": int(batch_size)} if batches is None else [list(batch) for batch in listed or []]
         if listed is None or (batches is None and len(listed) > 1):
             claim: Claim = {"kind": "every batch", "batch_size": int(batch_size)}
             finding = self.verified(claim)
@@ -327,8 +338,8 @@ class Search:
     def certificate(self, scope: str, probability: Bracket | None, request: Request) -> Certificate:
         """The result."""
         covered = self.is_covered(self.coverage)
-        assumptions = ["the loss is bounded"] if any(claim.get("assumed_bounded") for claim in self.claims) else []
-        nearest = None if self.of_batches else self.nearest()
+        assumptions = [ASSUMED_BOUNDED] if any(claim.get("assumed_bounded") for claim in self.claims) else []
+        nearest = None if self.batches is not None else self.nearest()
         exceptional = self.left_out()
         reason = request.note
         if self.singular:
@@ -349,7 +360,11 @@ class Search:
         if probability is not None:
             confidence = 100 * (probability.confidence or 0)
             scope = f"pieces of total probability at least {probability.lower:.4g}, at confidence {confidence:g} %"
-        proof = new_record(self.subject, self.step_sizes, verdict, self.claims, assumptions, request)
+        kind = "drawn" if probability is not None else self.scope_of_claims
+        statement = statement_of(
+            verdict, self.step_sizes, self.subject.exact_decimals, kind, request.note, self.batches, probability
+        )
+        proof = new_record(self.subject, statement, self.claims, assumptions)
         return Certificate(
             verdict=verdict,  # type: ignore[arg-type]
             scope=scope,
@@ -386,7 +401,8 @@ class Search:
     def certificate_for_optimiser(self, request: Request) -> Certificate:
         """The certificate of a map whose determinant does not depend on the curvature."""
         claim: Claim = {"kind": "closed form", "found": request.note}
-        proof = new_record(self.subject, (), "non-singular", [claim], [], request)
+        statement = statement_of("non-singular", (), request.exact_decimals, "everywhere", request.note)
+        proof = new_record(self.subject, statement, [claim], [])
         method = f"closed form, {request.note}"
         return Certificate(
             "non-singular", "all of state space", (), math.inf, (), None, None, method, "", (), proof

@@ -11,6 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from gdmap.bracket import Bracket
+from gdmap.certify.batches import listed_batches
 from gdmap.certify.claims import NEGLIGIBLE_CURVATURE, Claim, UnprovedError, verify
 from gdmap.certify.coverage import NOTHING
 from gdmap.certify.drawn import verify_drawn
@@ -20,6 +22,7 @@ from gdmap.maps import Map
 from gdmap.objectives import AbstractObjective
 
 FORMAT = "gdmap proof 1"
+ASSUMED_BOUNDED = "the loss is bounded"
 GRADIENT_DESCENT = "theta - eta grad L(theta)"
 # Figures found again agree with those of the record up to this share.
 FIGURES_AGREE = 1e-6
@@ -37,21 +40,14 @@ ARITHMETIC = (
 
 def new_record(
     subject: Subject,
-    step_sizes: Sequence[Fraction],
-    verdict: str,
+    statement: dict[str, Any],
     claims: Sequence[Claim],
     assumptions: Sequence[str],
-    request: Any,
 ) -> dict[str, Any]:
-    """The record of a proof: plain values, ready for JSON."""
+    """The record of a proof: plain values, ready for JSON. ``statement`` is made by `statement_of`."""
     record = {
         "format": FORMAT,
-        "statement": {
-            "verdict": verdict,
-            "map": getattr(request, "note", "") or GRADIENT_DESCENT,
-            "step_sizes": [str(size) for size in step_sizes] or "every",
-            "exact_decimals": subject.exact_decimals,
-        },
+        "statement": statement,
         "objective": subject.objective.describe(),
         "claims": list(claims),
         "assumptions": list(assumptions),
@@ -62,8 +58,37 @@ def new_record(
     return {**record, "digest": digest(record)}
 
 
+def statement_of(
+    verdict: str,
+    step_sizes: Sequence[Fraction],
+    exact_decimals: bool,
+    scope: str,
+    note: str = "",
+    batches: Any = None,
+    probability: Bracket | None = None,
+) -> dict[str, Any]:
+    """What a record states: every word of it is verified.
+
+    ``scope`` is ``'everywhere'``, ``'piece'`` or ``'drawn'``; ``batches`` is ``None`` for the full gradient,
+    ``{'size': B}`` for every batch of a size, or a list of batches; ``note`` says how the determinant of an
+    optimiser is that of gradient descent.
+    """
+    sure = None
+    if probability is not None:
+        sure = {"at_least": probability.lower, "confidence": probability.confidence}
+    return {
+        "verdict": verdict,
+        "map": note or GRADIENT_DESCENT,
+        "step_sizes": [str(size) for size in step_sizes] or "every",
+        "exact_decimals": exact_decimals,
+        "batches": batches,
+        "scope": scope,
+        "probability": sure,
+    }
+
+
 def digest(record: dict[str, Any]) -> str:
-    """A hash of a record, its own digest aside: shows accidental changes. Proofs are verified whatever it says."""
+    """A hash of a record, its own digest aside: shows accidental changes; proofs are verified whatever it says."""
     rest = {key: value for key, value in record.items() if key != "digest"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
@@ -78,7 +103,7 @@ def target_of(proof: Any) -> str | None:
     """Where a record says the loss is; ``None`` if it does not, or cannot be read."""
     try:
         record = read_record(proof)
-    except UnprovedError:
+    except (UnprovedError, ValueError):
         return None
     target = record.get("target") if isinstance(record, dict) else None
     return target if isinstance(target, str) else None
@@ -191,11 +216,13 @@ def checked(subject_of_proof: AbstractObjective | Map, record: dict[str, Any]) -
     elif statement["map"] != GRADIENT_DESCENT or closed_form:
         raise UnprovedError("the record is about an optimiser: pass the map, not its objective")
     subject = Subject(objective, bool(statement["exact_decimals"]))
+    check_batches(objective, statement, record["claims"])
     coverage, probability = NOTHING, None
     singular: set[Fraction] = set()
     scopes: set[str] = set()
+    places: set[str] = set()
     for claim in record["claims"]:
-        if claim.get("assumed_bounded") and "the loss is bounded" not in record["assumptions"]:
+        if claim.get("assumed_bounded") and ASSUMED_BOUNDED not in record["assumptions"]:
             raise UnprovedError("a claim assumes a bounded loss, but the record does not list the assumption")
         if claim["kind"] == "drawn pieces":
             finding, probability, found = verify_drawn(subject, claim, sizes)
@@ -207,26 +234,59 @@ def checked(subject_of_proof: AbstractObjective | Map, record: dict[str, Any]) -
                 f"the figures of the claim '{claim['kind']}' are not those that verification finds"
             )
         singular |= finding.singular
-        scopes.add(
-            finding.scope if finding.scope == "everywhere" else json.dumps(claim.get("point", finding.scope))
-        )
+        scopes.add(finding.scope)
+        places.add("" if finding.scope == "everywhere" else json.dumps(claim.get("point")))
         coverage = coverage.both(finding.coverage)
+    assumed = f", assuming that {' and '.join(record['assumptions'])}" if record["assumptions"] else ""
     verdict = statement["verdict"]
     if verdict == "undecided":
         return Check(False, "the record decides nothing")
     if verdict == "singular":
         if not singular:
             raise UnprovedError("the claims do not prove the map singular at these step sizes")
-        return Check(True, f"singular at step size {', '.join(map(str, sorted(singular)))}: verified")
+        return Check(True, f"singular at step size {', '.join(map(str, sorted(singular)))}: verified{assumed}")
     if verdict != "non-singular":
         raise UnprovedError(f"{verdict!r} is no verdict")
-    if len(scopes) != 1:
+    if len(places) != 1:
         raise UnprovedError("the claims are about different pieces, or there are none")
+    if scopes != {statement["scope"]}:
+        raise UnprovedError(f"the claims prove the statement on the scope {scopes}, not {statement['scope']!r}")
     if not (
         coverage.covers_all(sizes) if sizes else all(float(h) < NEGLIGIBLE_CURVATURE for _, h in coverage.positive)
     ):
         raise UnprovedError("the claims do not cover the step sizes of the statement")
-    where = "on all of parameter space" if scopes == {"everywhere"} else "on the piece of the record"
+    stated = statement_of("", (), False, "", probability=probability)["probability"]
+    if not agree(stated, statement["probability"]):
+        raise UnprovedError(f"the claims prove the probability {stated}, not {statement['probability']}")
+    where = {"everywhere": "on all of parameter space", "piece": "on the piece of the record"}.get(
+        statement["scope"], ""
+    )
     if probability is not None:
-        where = f"on pieces of probability at least {probability.lower:.4g}"
-    return Check(True, f"non-singular {where}, {len(record['claims'])} claim(s) verified")
+        confidence = 100 * (probability.confidence or 0)
+        where = f"on pieces of probability at least {probability.lower:.4g} at confidence {confidence:g} %"
+        if any(claim.get("law") == "given" for claim in record["claims"]):
+            where += " (taking the draws of the record for independent draws of their law)"
+    return Check(True, f"non-singular {where}, {len(record['claims'])} claim(s) verified{assumed}")
+
+
+def check_batches(objective: AbstractObjective, statement: dict[str, Any], claims: Sequence[Claim]) -> None:
+    """Refuse claims about mini-batches that are not those of the statement."""
+    about = statement["batches"]
+    kinds = {claim["kind"] for claim in claims}
+    if about is None:
+        if kinds & {"each batch", "every batch"}:
+            raise UnprovedError("a claim is about mini-batches, the statement about the full gradient")
+        return
+    if len(claims) != 1 or not kinds <= {"each batch", "every batch"}:
+        raise UnprovedError("a statement about mini-batches needs one claim about them")
+    size = about["size"] if isinstance(about, dict) else None
+    if kinds == {"every batch"}:
+        if claims[0]["batch_size"] != size:
+            raise UnprovedError("the claim is about batches of another size")
+        return
+    wanted = listed_batches(objective, size, None if size is not None else about)
+    given = [tuple(entry["batch"]) for entry in claims[0]["batches"]]
+    if wanted is None or not set(given) <= set(wanted):
+        raise UnprovedError("the claim is about other batches than the statement")
+    if statement["verdict"] != "singular" and set(given) != set(wanted):
+        raise UnprovedError("the claim leaves out some of the batches of the statement")

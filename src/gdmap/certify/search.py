@@ -37,15 +37,12 @@ class Effort:
     """How far a search goes."""
 
     max_pieces: int = 20_000
-    assume_bounded: bool = False
 
 
 def claims_everywhere(subject: Subject, step_sizes: Sequence[Fraction], effort: Effort) -> Iterator[Claim]:
     """Claims about all of parameter space, those that prove most with least first."""
     smooth = subject.pieces.is_smooth
     if smooth and subject.covers_all:
-        if effort.assume_bounded:
-            yield {"kind": "growth", "assumed_bounded": True}
         yield {"kind": "growth"}
     if subject.covers_all:
         yield from at_zero(subject)

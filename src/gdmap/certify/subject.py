@@ -40,7 +40,8 @@ class Subject:
     ) -> None:
         self.objective, self.exact_decimals, self.dim = objective, exact_decimals, objective.dim
         self.extra = extra
-        self.pieces = PiecewiseProgram(objective.evaluate if function is None else function, objective.dim + extra)
+        loss = objective.evaluate if function is None else function
+        self.pieces = PiecewiseProgram(loss, objective.dim + extra, exact_decimals)
 
     @property
     def verified(self) -> MidRad:

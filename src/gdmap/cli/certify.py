@@ -1,4 +1,4 @@
-"""``gdmap certify``: is the gradient-descent map of a loss non-singular? The proof, its check, exceptional step sizes."""
+"""``gdmap certify``: is the gradient-descent map of a loss non-singular? Proof, check, exceptional step sizes."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -37,12 +37,18 @@ def certify(
     exact_decimals: Annotated[
         bool, typer.Option("--exact-decimals", help="Read 0.1 as 1/10, in the loss and its data too.")
     ] = False,
-    theta: Annotated[Path | None, typer.Option(help="Weights of interest, .npy or .npz: their piece is certified.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Certify the maps of all mini-batches of this size.")] = None,
+    theta: Annotated[
+        Path | None, typer.Option(help="Weights of interest, .npy or .npz: their piece is certified.")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Certify the maps of all mini-batches of this size.")
+    ] = None,
     assume_bounded: Annotated[
         bool, typer.Option("--assume-bounded", help="Assume that the loss is bounded; the proof says so.")
     ] = False,
-    starts: Annotated[int, typer.Option(help="Random initialisations, where the pieces are too many to list.")] = 60,
+    starts: Annotated[
+        int, typer.Option(help="Random initialisations, where the pieces are too many to list.")
+    ] = 60,
     scale: Annotated[float, typer.Option(help="Standard deviation of those.")] = 1.0,
     seed: Seed = 0,
     confidence: Annotated[float, typer.Option(help="Confidence of a probabilistic scope.")] = 0.95,
@@ -69,24 +75,29 @@ def certify(
     Examples: `gdmap certify file.py:net --step-size 0.1 --save proof.json`,
     `gdmap certify --check proof.json file.py:net`, `gdmap certify --exceptional file.py:net`
 
-    Exit status: 0 proved (non-singular or singular), 2 a mistake in the input, 3 undecided (with --exceptional: the
-    list may not be complete), 4 a record that does not hold.
+    Exit status: 0 proved (non-singular or singular), 2 a mistake in the input, 3 undecided (with --exceptional:
+    the list may not be complete), 4 a record that does not hold.
     """
     reference = one_target(target, objective)
     if check is not None:
         if step_size or exceptional or theta or batch_size or save or picture:
-            raise ValueError("--check takes a proof record and the loss, nothing else: the record has its step sizes")
+            raise ValueError(
+                "--check takes a proof record and the loss, nothing else: the record has its step sizes"
+            )
         raise typer.Exit(check_record(check, reference, json_))
     if reference is None:
         raise ValueError("no loss: give path/to/file.py:name, where name is an objective or makes one")
     if exceptional and (step_size or theta or batch_size or save or picture):
-        raise ValueError("--exceptional looks for step sizes itself: it goes without --step-size, --theta, --batch-size, --save and --picture")
+        raise ValueError(
+            "--exceptional looks for step sizes itself: it goes without --step-size, --theta, --batch-size, "
+            "--save and --picture"
+        )
     sizes = [one_step_size(text, exact_decimals) for text in step_size or ()]
     weights = None if theta is None else read_weights(theta)
     if save is not None and not save.parent.is_dir():
         raise ValueError(f"--save: there is no folder {save.parent}")
     loss = load_objective(reference)
-    law = {"starts": starts, "scale": scale, "seed": seed, "max_pieces": max_pieces}
+    law: dict[str, Any] = {"starts": starts, "scale": scale, "seed": seed, "max_pieces": max_pieces}
     if exceptional:
         raise typer.Exit(list_exceptional(loss, exact_decimals, law, json_))
     if picture is not None:
@@ -111,7 +122,9 @@ def certify(
         lines = [answer.explain(), f"Status: {answer.status}."]
         if save is not None:
             again = f"gdmap certify --check {save} {reference} verifies it again"
-            lines.append(f"Written to {save}: {again}." if decided else "Nothing is proved, so no record is written.")
+            lines.append(
+                f"Written to {save}: {again}." if decided else "Nothing is proved, so no record is written."
+            )
         if picture is not None:
             lines.append(f"Written to {picture}: the sign of the determinant (computed, no proof).")
         show(lines)
@@ -169,7 +182,7 @@ def show(lines: Sequence[str]) -> None:
         console.print(line, markup=False, soft_wrap=True)
 
 
-# Records ----------------------------------------------------------------------------------------------------------
+# Records ---------------------------------------------------------------------------------------------------------
 
 
 def save_record(path: Path, proof: dict[str, Any], reference: str) -> None:
@@ -189,8 +202,10 @@ def check_record(path: Path, reference: str | None, json_: bool) -> int:
 
     named = target_of(path)
     if reference is None and named is not None and not is_below(named):
-        raise ValueError(f"the record names its loss {named}, outside this folder: if you trust that file, name it yourself, "
-                         f"gdmap certify --check {path} {named}")
+        raise ValueError(
+            f"the record names its loss {named}, outside this folder: if you trust that file, name it yourself, "
+            f"gdmap certify --check {path} {named}"
+        )
     if reference is None and named is None:
         raise ValueError(f"{path} does not name its loss: gdmap certify --check {path} path/to/file.py:name")
     chosen = reference if reference is not None else named
@@ -267,7 +282,7 @@ def list_exceptional(loss: AbstractObjective, exact_decimals: bool, law: dict[st
     return PROVED if found.complete else UNDECIDED
 
 
-# Picture ----------------------------------------------------------------------------------------------------------
+# Picture ---------------------------------------------------------------------------------------------------------
 
 
 def draw(
@@ -290,7 +305,9 @@ def draw(
     if loss.dim > 2 or plane is not None:
         i, j = plane or (0, 1)
         if not (0 <= i < loss.dim and 0 <= j < loss.dim and i != j):
-            raise ValueError(f"--plane takes two different parameter numbers from 0 to {loss.dim - 1}, got {i} and {j}")
+            raise ValueError(
+                f"--plane takes two different parameter numbers from 0 to {loss.dim - 1}, got {i} and {j}"
+            )
         if theta is None:
             origin = gaussian_starts(1, loss.dim, seed=seed, scale=scale)[0]
             title = f"the plane of parameters {i} and {j} through a random start (seed {seed}, scale {scale:g})"

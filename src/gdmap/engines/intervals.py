@@ -81,15 +81,23 @@ REALS = Interval(*(np.asarray(x) for x in (-np.inf, np.inf, False, False)))
 ANYTHING = Interval(*(np.asarray(x) for x in (-np.inf, np.inf, True, True)))
 
 
-def constant_interval(value: Any) -> Interval:
-    """The interval of a constant, element by element; nan may be anything."""
+def constant_interval(value: Any, decimals: bool = False) -> Interval:
+    """The interval of a constant, element by element; nan may be anything.
+
+    With ``decimals`` a float stands for the decimal number that it prints as, which lies between its neighbours.
+    """
     try:
         array = np.asarray(value).astype(np.float64)
     except (TypeError, ValueError):  # random keys
         return ANYTHING
     undefined = np.isnan(array)
     yes = np.ones(array.shape, bool)
-    return Interval(np.where(undefined, -np.inf, array), np.where(undefined, np.inf, array), yes, yes)
+    low = high = array
+    if decimals:
+        whole_number = ~np.isfinite(array) | ((array == np.round(array)) & (np.abs(array) < 2.0**53))
+        low = np.where(whole_number, array, np.nextafter(array, -np.inf))
+        high = np.where(whole_number, array, np.nextafter(array, np.inf))
+    return Interval(np.where(undefined, -np.inf, low), np.where(undefined, np.inf, high), yes, yes)
 
 
 def whole(lower: float, upper: float, lower_in: bool, upper_in: bool) -> Interval:

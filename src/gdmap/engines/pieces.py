@@ -70,6 +70,8 @@ class PiecewiseProgram:
         A traceable function of one float64 array of shape ``(dim,)``.
     dim
         The number of parameters.
+    exact_decimals
+        Floats among the constants stand for the decimal numbers that they print as.
 
     Raises
     ------
@@ -78,12 +80,12 @@ class PiecewiseProgram:
         of unknown length), by name.
     """
 
-    def __init__(self, function: Callable[..., Any], dim: int) -> None:
-        self.dim = dim
+    def __init__(self, function: Callable[..., Any], dim: int, exact_decimals: bool = False) -> None:
+        self.dim, self.exact_decimals = dim, exact_decimals
         with float64():
             traced = jax.make_jaxpr(function)(jax.ShapeDtypeStruct((dim,), np.float64))
             self.program: ClosedJaxpr = flattened(traced)
-        self.ranges = interval.ranges(self.program)
+        self.ranges = interval.ranges(self.program, exact_decimals)
         self.dependent = interval.dependent(self.program)
         found = shifts(self.program)
         self.shift_indices = tuple(index for index in found.maxima if self.depends(self.program.jaxpr.eqns[index]))
@@ -119,7 +121,8 @@ class PiecewiseProgram:
         ``sqrt(1 + t)`` of one side is not.
         """
         program = self.program if self.is_smooth else self.value_program
-        return interval.domain_conditions(program, interval.ranges(program))
+        known = interval.ranges(program, self.exact_decimals)
+        return interval.domain_conditions(program, known, self.exact_decimals)
 
     @property
     def is_smooth(self) -> bool:
@@ -138,7 +141,7 @@ class PiecewiseProgram:
     def range_of(self, atom: Any) -> Any:
         """The range of an operand over all parameters."""
         if isinstance(atom, Literal):
-            return interval.Range(float(np.min(atom.val)), float(np.max(atom.val)), True, True)
+            return interval.hull(interval.constant_interval(atom.val, self.exact_decimals))
         return self.ranges[atom]
 
     def settled(self, equation: Any) -> Callable[[Sequence[Any]], Any] | None:
@@ -174,7 +177,7 @@ class PiecewiseProgram:
             return lambda operands: np.full(shape, value)
         return None
 
-    # The analytic function of a pattern ---------------------------------------------------------------------------
+    # The analytic function of a pattern --------------------------------------------------------------------------
 
     def forced(
         self,
@@ -187,7 +190,10 @@ class PiecewiseProgram:
 
         ``watch(equation, operands)`` is called at every equation.
         """
-        numbers = {id(self.program.jaxpr.eqns[index]): level for index, level in zip(self.shift_indices, levels, strict=True)}
+        numbers = {
+            id(self.program.jaxpr.eqns[index]): level
+            for index, level in zip(self.shift_indices, levels, strict=True)
+        }
         sides = {id(kink.equation): mask for kink, mask in zip(self.kinks, masks, strict=True)}
         settled = {id(self.program.jaxpr.eqns[index]): result for index, result in self.resolved.items()}
 
@@ -259,7 +265,7 @@ class PiecewiseProgram:
 
         return self.traced(along, jax.ShapeDtypeStruct((self.n_directions, self.dim), np.float64))
 
-    # Enclosures ---------------------------------------------------------------------------------------------------
+    # Enclosures --------------------------------------------------------------------------------------------------
 
     def pattern(self, theta: Any, arithmetic: Arithmetic) -> Pattern:
         """The pattern at ``theta`` (exact float64 numbers or a value of the arithmetic, which may be a box).
@@ -298,13 +304,11 @@ class PiecewiseProgram:
         rows = self.columns(self.jacobian_program, theta, pattern, arithmetic)
         return arithmetic.rearrange(lambda a: np.moveaxis(a, 0, -1), rows)
 
-    def hessian(
-        self, theta: Any, pattern: Pattern, arithmetic: Arithmetic, directions: Any = None
-    ) -> Any:
+    def hessian(self, theta: Any, pattern: Pattern, arithmetic: Arithmetic, directions: Any = None) -> Any:
         """An enclosure of the Hessian of the function of the pattern at ``theta``, shape ``(dim, dim)``.
 
-        With ``directions`` of shape ``(k, dim)`` (floats, or elements of the arithmetic) the products of the Hessian
-        with them, shape ``(k, dim)``.
+        With ``directions`` of shape ``(k, dim)`` (floats, or elements of the arithmetic) the products of the
+        Hessian with them, shape ``(k, dim)``.
         """
         return self.columns(self.hessian_program, theta, pattern, arithmetic, directions)
 
@@ -349,12 +353,12 @@ def checked(arithmetic: Arithmetic, value: Any) -> Any:
     """``value``, or an error if it is not a bounded enclosure."""
     if not arithmetic.is_finite(value):
         raise UndecidedError(
-            "the value is not finite: an overflow, or the logarithm, root or quotient of a number outside its domain"
+            "the value is not finite: an overflow, or a logarithm, root or quotient of a number outside its domain"
         )
     return value
 
 
-# Programs that cannot be pieces -----------------------------------------------------------------------------------
+# Programs that cannot be pieces ----------------------------------------------------------------------------------
 
 
 def computes_with_reals(equation: Any) -> bool:
@@ -369,13 +373,17 @@ def refuse_unknown(equation: Any) -> None:
     if name == "convert_element_type":
         refuse_rounding(equation)
     elif name in ("argmax", "argmin", "sort", "top_k"):
-        raise UnsupportedProgramError(f"the loss orders numbers that depend on the parameters ({name}), which is not supported")
+        raise UnsupportedProgramError(
+            f"the loss orders numbers that depend on the parameters ({name}), which is not supported"
+        )
     elif name in ("floor", "ceil", "round", "rem", "nextafter", "reduce_precision"):
         raise UnsupportedProgramError(
-            f"the loss rounds numbers that depend on the parameters ({name}): it jumps, and its gradient does not see it"
+            f"the loss rounds numbers that depend on the parameters ({name}): it jumps unseen by its gradient"
         )
     elif name not in RULES:
-        raise UnsupportedProgramError(f"the loss uses the primitive '{name}', which has no rule in ball arithmetic")
+        raise UnsupportedProgramError(
+            f"the loss uses the primitive '{name}', which has no rule in ball arithmetic"
+        )
 
 
 def check_own_derivatives(traced: ClosedJaxpr, dim: int) -> None:
@@ -391,7 +399,11 @@ def check_own_derivatives(traced: ClosedJaxpr, dim: int) -> None:
         found: dict[int, Sequence[Any]] = {}
 
         def rule(equation: Any, operands: Sequence[Any]) -> None:
-            if equation.primitive.name in CUSTOM_RULES and not is_logaddexp(equation) and id(equation) not in found:
+            if (
+                equation.primitive.name in CUSTOM_RULES
+                and not is_logaddexp(equation)
+                and id(equation) not in found
+            ):
                 equations.append(equation)
                 found[id(equation)] = operands
 
@@ -408,13 +420,17 @@ def check_own_derivatives(traced: ClosedJaxpr, dim: int) -> None:
         for scale in (0.3, 1.0, 3.0):
             try:
                 with arithmetic.active():
-                    values = Evaluator(program, arithmetic).run([arithmetic.constant(scale * rng.normal(size=dim))])
+                    values = Evaluator(program, arithmetic).run(
+                        [arithmetic.constant(scale * rng.normal(size=dim))]
+                    )
             except UndecidedError:
                 continue
             remaining = iter(values)
             for equation, pair in zip(equations, pairs, strict=True):
                 operands = [generic(next(remaining), arithmetic, rng) for _ in equation.invars]
-                operands = [np.asarray(o).astype(a.aval.dtype) for o, a in zip(operands, equation.invars, strict=True)]
+                operands = [
+                    np.asarray(o).astype(a.aval.dtype) for o, a in zip(operands, equation.invars, strict=True)
+                ]
                 weights = [rng.normal(size=variable.aval.shape) for variable in equation.outvars]
                 for own, true in zip(*pair(operands, weights), strict=True):
                     refuse_difference(np.asarray(own), np.asarray(true))
@@ -445,7 +461,11 @@ def derivatives(equation: Any) -> Callable[..., Any]:
             for index, value in zip(real, moving, strict=True):
                 arguments[index] = value
             results = function(*arguments)
-            return sum(jnp.sum(w * r) for w, r in zip(weights, results, strict=True) if jnp.issubdtype(r.dtype, np.floating))
+            return sum(
+                jnp.sum(w * r)
+                for w, r in zip(weights, results, strict=True)
+                if jnp.issubdtype(r.dtype, np.floating)
+            )
 
         return jax.grad(weighted, tuple(range(len(real))))(*(operands[index] for index in real))
 
@@ -463,13 +483,13 @@ def refuse_difference(own: np.ndarray, true: np.ndarray) -> None:
     difference = np.abs(np.where(finite, own - true, 0.0))
     if np.any(difference > 1e-5 * (1e-3 + np.abs(np.where(finite, true, 0.0)).max(initial=0.0))):
         raise UnsupportedProgramError(
-            "the loss uses a function whose own derivative rule (custom_jvp or custom_vjp) is not the derivative of its "
-            "formula, as straight-through estimators do: training does not follow the gradient of the loss, and "
+            "the loss uses a function whose own derivative rule (custom_jvp or custom_vjp) is not the derivative of "
+            "its formula, as straight-through estimators do: training does not follow the gradient of the loss, and "
             "nothing is proved about such a map"
         )
 
 
-# Derivatives whose rule in JAX contains a rounded constant, with the exact one ------------------------------------
+# Derivatives whose rule in JAX contains a rounded constant, with the exact one -----------------------------------
 
 
 def half_density(x: Any) -> Any:
@@ -479,16 +499,19 @@ def half_density(x: Any) -> Any:
 
 @jax.custom_jvp
 def exact_erf(x: Any) -> Any:
+    """``erf`` with its exact derivative."""
     return jax.lax.erf(x)
 
 
 @jax.custom_jvp
 def exact_erfc(x: Any) -> Any:
+    """``erfc`` with its exact derivative."""
     return jax.lax.erfc(x)
 
 
 @jax.custom_jvp
 def exact_cbrt(x: Any) -> Any:
+    """The cube root with its exact derivative."""
     return jax.lax.cbrt(x)
 
 
@@ -497,7 +520,7 @@ exact_erfc.defjvps(lambda tangent, result, x: -2 * half_density(x) * tangent)
 exact_cbrt.defjvps(lambda tangent, result, x: tangent / (3 * exact_cbrt(x) ** 2))
 EXACT_DERIVATIVES: dict[str, Callable[..., Any]] = {"erf": exact_erf, "erfc": exact_erfc, "cbrt": exact_cbrt}
 
-# Ranges -----------------------------------------------------------------------------------------------------------
+# Ranges ----------------------------------------------------------------------------------------------------------
 
 ZERO = interval.Range(0.0, 0.0, True, True)
 
@@ -514,7 +537,7 @@ def definite_sign(a: Any) -> int | None:
     return -1 if a.upper <= 0 else None
 
 
-# Kinks ------------------------------------------------------------------------------------------------------------
+# Kinks -----------------------------------------------------------------------------------------------------------
 
 
 class Recorder:
@@ -529,7 +552,9 @@ class Recorder:
         self.masks: list[np.ndarray] = []
         self.levels: list[np.ndarray] = []
 
-    def __call__(self, index: int, equation: Any, operands: Sequence[Any], evaluator: Evaluator) -> list[Any] | None:
+    def __call__(
+        self, index: int, equation: Any, operands: Sequence[Any], evaluator: Evaluator
+    ) -> list[Any] | None:
         if index in self.shift_indices:
             level = self.highest(equation, evaluator.number(operands[0]))
             self.levels.append(level)
@@ -540,14 +565,25 @@ class Recorder:
         if kink is None:
             return None
         rule = KINKS[equation.primitive.name]
-        mask = np.asarray(rule.decide(equation, [evaluator.number(operand) for operand in operands], self), np.int8)
+        mask = np.asarray(
+            rule.decide(equation, [evaluator.number(operand) for operand in operands], self), np.int8
+        )
         self.masks.append(mask)
         return self.run(
-            index, equation, [*operands, mask], lambda *arrays: rule.forced(equation, arrays[:-1], arrays[-1]), evaluator
+            index,
+            equation,
+            [*operands, mask],
+            lambda *arrays: rule.forced(equation, arrays[:-1], arrays[-1]),
+            evaluator,
         )
 
     def run(
-        self, index: int, equation: Any, operands: Sequence[Any], function: Callable[..., Any], evaluator: Evaluator
+        self,
+        index: int,
+        equation: Any,
+        operands: Sequence[Any],
+        function: Callable[..., Any],
+        evaluator: Evaluator,
     ) -> list[Any]:
         """What stands for an equation: a traceable function of its operands (and a mask), evaluated."""
         program = self.small_programs.get(index)
@@ -565,7 +601,7 @@ class Recorder:
         return np.asarray(middle.max(axes) if equation.primitive.name == "reduce_max" else middle.min(axes))
 
     def signs(self, a: Any, b: Any) -> np.ndarray:
-        """The sign of ``a - b``; 0 where both are one and the same constant on the piece (the zeros of dead units)."""
+        """The sign of ``a - b``; 0 where both are the same constant on the piece (the zeros of dead units)."""
         signs = self.arithmetic.sign(self.arithmetic.sub(a, b))
         constant = ~self.arithmetic.depends(a) & ~self.arithmetic.depends(b)
         if np.any((signs == UNDECIDED) | ((signs == 0) & ~constant)):
@@ -581,11 +617,9 @@ class Recorder:
         middle = self.arithmetic.midpoint(value)
         if allowed is None:
             allowed = np.ones(middle.shape, bool)
-        best = np.where(allowed, middle, -np.inf).argmax(-1)
-        leading = np.indices(best.shape)
-        top = self.arithmetic.rearrange(lambda a: np.broadcast_to(a[(*leading, best)][..., None], a.shape), value)
-        mask = np.zeros(middle.shape, np.int8)
-        mask[(*leading, best)] = 1
+        best = np.where(allowed, middle, -np.inf).argmax(-1)[..., None]
+        top = self.arithmetic.rearrange(lambda a: np.broadcast_to(np.take_along_axis(a, best, -1), a.shape), value)
+        mask = (np.arange(middle.shape[-1]) == best).astype(np.int8)
         signs = self.arithmetic.sign(self.arithmetic.sub(top, value))
         tie = (signs == 0) & ~self.arithmetic.depends(top) & ~self.arithmetic.depends(value)
         if np.any((signs != 1) & ~tie & (mask == 0) & allowed):
@@ -602,10 +636,12 @@ class KinkRule(NamedTuple):
 
 
 def result_shape(equation: Any) -> tuple[int, ...]:
+    """The shape of the result of an equation."""
     return equation.outvars[0].aval.shape
 
 
 def operand_shape(equation: Any) -> tuple[int, ...]:
+    """The shape of the first operand of an equation."""
     return equation.invars[0].aval.shape
 
 
@@ -616,10 +652,12 @@ def spread(equation: Any, operands: Sequence[Any], recorder: Recorder) -> list[A
 
 
 def decide_pair(equation: Any, operands: Sequence[Any], recorder: Recorder) -> np.ndarray:
+    """The mask of a kink between two operands."""
     return mask_of_signs(equation, recorder.signs(*spread(equation, operands, recorder)))
 
 
 def decide_sign(equation: Any, operands: Sequence[Any], recorder: Recorder) -> np.ndarray:
+    """The mask of a kink at zero."""
     return mask_of_signs(equation, recorder.signs(operands[0], recorder.arithmetic.zeros(operand_shape(equation))))
 
 
@@ -639,10 +677,12 @@ def mask_of_signs(equation: Any, signs: np.ndarray) -> np.ndarray:
 
 
 def forced_sign(equation: Any, operands: Sequence[Any], mask: Any) -> Any:
+    """The sign, decided."""
     return choose(mask[1], 0.0, choose(mask[0], 1.0, -1.0))
 
 
 def decide_clamp(equation: Any, operands: Sequence[Any], recorder: Recorder) -> np.ndarray:
+    """Masks: above the lower bound, and then above the upper one."""
     low, a, high = spread(equation, operands, recorder)
     above = recorder.larger(a, low)
     return np.stack([above, recorder.larger(recorder.arithmetic.select(above, a, low), high)])
@@ -657,11 +697,13 @@ def to_last(array: Any, axes: Sequence[int]) -> Any:
 
 
 def reduced_shape(equation: Any) -> tuple[int, ...]:
+    """The shape of the mask of a maximum over axes."""
     axes = [int(axis) for axis in equation.params["axes"]]
     return (*result_shape(equation), int(np.prod([operand_shape(equation)[axis] for axis in axes], dtype=int)))
 
 
 def decide_reduce(equation: Any, operands: Sequence[Any], recorder: Recorder) -> np.ndarray:
+    """Which element is the largest (smallest) over axes."""
     value = recorder.arithmetic.rearrange(lambda a: to_last(a, equation.params["axes"]), operands[0])
     if equation.primitive.name == "reduce_min":
         value = recorder.arithmetic.neg(value)
@@ -669,15 +711,18 @@ def decide_reduce(equation: Any, operands: Sequence[Any], recorder: Recorder) ->
 
 
 def forced_reduce(equation: Any, operands: Sequence[Any], mask: Any) -> Any:
+    """The element that was decided to be the largest."""
     value = to_last(operands[0], equation.params["axes"])
     return jnp.sum(jax.lax.select_n(mask, jnp.zeros_like(value), value), -1)
 
 
 def window_positions(equation: Any) -> np.ndarray:
+    """The positions in the windows of an equation."""
     return structure.windows(operand_shape(equation), equation.params)
 
 
 def decide_window(equation: Any, operands: Sequence[Any], recorder: Recorder) -> np.ndarray:
+    """Which element of each window is the largest."""
     positions = window_positions(equation)
     # Padding never wins: it is compared as a copy of a real element of its window.
     filled = structure.windows_without_padding(equation)
@@ -685,6 +730,7 @@ def decide_window(equation: Any, operands: Sequence[Any], recorder: Recorder) ->
 
 
 def forced_window(equation: Any, operands: Sequence[Any], mask: Any) -> Any:
+    """The element of each window that was decided to be the largest."""
     positions = window_positions(equation)
     values = operands[0].ravel()[np.maximum(positions, 0)]
     chosen = jax.lax.select_n(mask, jnp.zeros_like(values), values)
@@ -692,11 +738,13 @@ def forced_window(equation: Any, operands: Sequence[Any], mask: Any) -> Any:
 
 
 def choose(mask: Any, if_true: Any, if_false: Any) -> Any:
+    """A choice by a mask."""
     shape = mask.shape
     return jax.lax.select_n(mask, jnp.broadcast_to(if_false, shape), jnp.broadcast_to(if_true, shape))
 
 
 def forced_clamp(equation: Any, operands: Sequence[Any], mask: Any) -> Any:
+    """The clamped number, decided."""
     low, a, high = operands
     return choose(mask[1], high, choose(mask[0], a, low))
 

@@ -16,8 +16,22 @@ from jax.interpreters import partial_eval
 from gdmap.engines.precision import float64
 
 # Primitives that only call another program.
-CALLS = {"jit", "pjit", "closed_call", "core_call", "core_closed_call", "remat", "remat2", "checkpoint", "composite"}
-CUSTOM_RULES = {"custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr", "custom_vjp_call_jaxpr": "fun_jaxpr"}
+CALLS = {
+    "jit",
+    "pjit",
+    "closed_call",
+    "core_call",
+    "core_closed_call",
+    "remat",
+    "remat2",
+    "checkpoint",
+    "composite",
+}
+CUSTOM_RULES = {
+    "custom_jvp_call": "call_jaxpr",
+    "custom_vjp_call": "call_jaxpr",
+    "custom_vjp_call_jaxpr": "fun_jaxpr",
+}
 # A loop longer than this is refused: its program is written out.
 LONGEST_LOOP = 10_000
 
@@ -46,7 +60,9 @@ def flat_program(function: Callable[..., Any], *shapes: tuple[int, ...]) -> Clos
 
 def flattened(traced: ClosedJaxpr) -> ClosedJaxpr:
     """``traced`` inlined, loops unrolled, dead code removed; call it inside `float64`."""
-    arguments = [jax.ShapeDtypeStruct(variable.aval.shape, variable.aval.dtype) for variable in traced.jaxpr.invars]
+    arguments = [
+        jax.ShapeDtypeStruct(variable.aval.shape, variable.aval.dtype) for variable in traced.jaxpr.invars
+    ]
     flat = jax.make_jaxpr(lambda *inputs: replay(traced.jaxpr, traced.consts, inputs))(*arguments)
     merged = without_repetitions(flat.jaxpr)
     jaxpr, _ = partial_eval.dce_jaxpr(merged, [True] * len(merged.outvars), instantiate=True)
@@ -68,7 +84,8 @@ def without_repetitions(jaxpr: Any) -> Any:
         former = seen.get(key)
         if former is not None and not equation.effects:
             alias.update(
-                (new, old) for new, old in zip(equation.outvars, former.outvars, strict=True)
+                (new, old)
+                for new, old in zip(equation.outvars, former.outvars, strict=True)
                 if not isinstance(new, DropVar) and not isinstance(old, DropVar)
             )
             if all(isinstance(new, DropVar) or new in alias for new in equation.outvars):
@@ -80,7 +97,7 @@ def without_repetitions(jaxpr: Any) -> Any:
 
 
 def frozen(value: Any) -> Any:
-    """A hashable form of a literal or of parameters of an equation: equal only if these are the same, bit for bit."""
+    """A hashable form of a literal or of parameters of an equation: equal only if the same bit for bit."""
     if isinstance(value, dict):
         return tuple((name, frozen(value[name])) for name in sorted(value))
     if isinstance(value, (list, tuple)):
@@ -139,7 +156,7 @@ def results_of(equation: Any, operands: Sequence[Any], rule: Rule | None) -> Seq
         return unrolled_scan(equation.params, operands, rule)
     if name == "cond":
         raise UnsupportedProgramError(
-            "the loss branches with jax.lax.cond or switch, which is not supported: write the choice with jnp.where"
+            "the loss branches with jax.lax.cond or switch, which is not supported: use jnp.where"
         )
     if name == "while":
         raise UnsupportedProgramError(
@@ -171,7 +188,9 @@ def tiled(operands: Sequence[Any], parameters: dict[str, Any]) -> list[Any]:
     """``jnp.tile`` as concatenations."""
     (array,) = operands
     for axis, count in enumerate(parameters["reps"]):
-        array = jax.lax.concatenate([array] * count, axis) if count else jax.lax.slice_in_dim(array, 0, 0, axis=axis)
+        array = (
+            jax.lax.concatenate([array] * count, axis) if count else jax.lax.slice_in_dim(array, 0, 0, axis=axis)
+        )
     return [array]
 
 
@@ -228,7 +247,9 @@ def unrolled_scan(parameters: dict[str, Any], operands: Sequence[Any], rule: Rul
     """The results of a scan, its steps written out."""
     length, n_consts, n_carry = parameters["length"], parameters["num_consts"], parameters["num_carry"]
     if length > LONGEST_LOOP:
-        raise UnsupportedProgramError(f"a loop of {length} steps is too long to be written out ({LONGEST_LOOP} at most)")
+        raise UnsupportedProgramError(
+            f"a loop of {length} steps is too long to be written out ({LONGEST_LOOP} at most)"
+        )
     body, consts = opened(parameters["jaxpr"])
     fixed = list(operands[:n_consts])
     carry = list(operands[n_consts : n_consts + n_carry])
@@ -243,6 +264,11 @@ def unrolled_scan(parameters: dict[str, Any], operands: Sequence[Any], rule: Rul
         collected.reverse()
     if length == 0:
         shapes = [(0, *v.aval.shape) for v in body.outvars[n_carry:]]
-        return [*carry, *(jnp.zeros(shape, v.aval.dtype) for shape, v in zip(shapes, body.outvars[n_carry:], strict=True))]
-    stacked = [jnp.concatenate([jnp.expand_dims(item, 0) for item in items]) for items in zip(*collected, strict=True)]
+        return [
+            *carry,
+            *(jnp.zeros(shape, v.aval.dtype) for shape, v in zip(shapes, body.outvars[n_carry:], strict=True)),
+        ]
+    stacked = [
+        jnp.concatenate([jnp.expand_dims(item, 0) for item in items]) for items in zip(*collected, strict=True)
+    ]
     return [*carry, *stacked]

@@ -55,15 +55,18 @@ from gdmap.engines.precision import float64
 __all__ = ["Interval", "Range", "dependent", "domain_conditions", "intervals", "ranges"]
 
 
-def ranges(program: ClosedJaxpr) -> dict[Var, Range]:
+def ranges(program: ClosedJaxpr, decimals: bool = False) -> dict[Var, Range]:
     """For every variable of a flat program an interval that holds each of its elements, for all real inputs.
 
-    Integers and booleans count as numbers; arithmetic on integers is taken not to overflow.
+    Integers and booleans count as numbers; arithmetic on integers is taken not to overflow. With ``decimals`` the
+    floats among the constants stand for the decimal numbers that they print as.
     """
-    return {variable: hull(interval) for variable, interval in intervals(program).items()}
+    return {variable: hull(interval) for variable, interval in intervals(program, decimals).items()}
 
 
-def domain_conditions(program: ClosedJaxpr, known: dict[Var, Range]) -> list[tuple[Any, int, str]]:
+def domain_conditions(
+    program: ClosedJaxpr, known: dict[Var, Range], decimals: bool = False
+) -> list[tuple[Any, int, str]]:
     """What must hold for the program to be defined and analytic (away from kinks), and is not shown by ``known``.
 
     Each entry is an equation, the index of an operand and the condition on it, such as ``'> 0'`` for a logarithm.
@@ -78,7 +81,7 @@ def domain_conditions(program: ClosedJaxpr, known: dict[Var, Range]) -> list[tup
     missing = []
 
     def range_of(atom: Any) -> Range:
-        return hull(constant_interval(atom.val)) if isinstance(atom, Literal) else known[atom]
+        return hull(constant_interval(atom.val, decimals)) if isinstance(atom, Literal) else known[atom]
 
     for equation in program.jaxpr.eqns:
         name = equation.primitive.name
@@ -194,10 +197,10 @@ def dependent(program: ClosedJaxpr) -> set[Var]:
     return varying
 
 
-def intervals(program: ClosedJaxpr) -> dict[Var, Interval]:
+def intervals(program: ClosedJaxpr, decimals: bool = False) -> dict[Var, Interval]:
     """`ranges`, element by element where elements are told apart."""
     with float64(), np.errstate(all="ignore"):
-        return Analysis(program).run()
+        return Analysis(program, decimals).run()
 
 
 class Relations(Identities):
@@ -382,15 +385,15 @@ class Relations(Identities):
 class Analysis:
     """One pass over a flat program."""
 
-    def __init__(self, program: ClosedJaxpr) -> None:
-        self.program = program
+    def __init__(self, program: ClosedJaxpr, decimals: bool = False) -> None:
+        self.program, self.decimals = program, decimals
         self.same = Relations(program)
         self.known: dict[Var, Interval] = {}
 
     def run(self) -> dict[Var, Interval]:
         jaxpr = self.program.jaxpr
         for variable, value in zip(jaxpr.constvars, self.program.consts, strict=True):
-            self.known[variable] = constant_interval(value)
+            self.known[variable] = constant_interval(value, self.decimals)
         for variable in jaxpr.invars:
             is_truth = variable.aval.dtype == bool
             self.known[variable] = whole(0.0, 1.0, True, True) if is_truth else REALS
@@ -406,7 +409,7 @@ class Analysis:
 
     def interval(self, atom: Any) -> Interval:
         """The interval of a variable or literal."""
-        return constant_interval(atom.val) if isinstance(atom, Literal) else self.known[atom]
+        return constant_interval(atom.val, self.decimals) if isinstance(atom, Literal) else self.known[atom]
 
     def results(self, equation: Any, operands: list[Interval]) -> list[Interval]:
         """The intervals of the results of one equation."""

@@ -17,7 +17,7 @@ from gdmap.engines.balls import structure
 from gdmap.engines.balls.evaluate import discrete, is_discrete, numpy_array
 
 FREE, TERM, FACTOR = 0, 1, 2
-# How often a shift is contained is counted in multiples of 2^-10 below 2^15: all sums and products of two are exact.
+# How often a shift is contained is counted in multiples of 2^-10 below 2^15: sums and products are exact.
 FINEST, LARGEST = 2.0**10, 2.0**15
 
 COMPARISONS = ("gt", "ge", "lt", "le", "eq", "ne")
@@ -93,7 +93,10 @@ def followed(program: ClosedJaxpr, origin: int, indices: dict[Any, np.ndarray]) 
     shape = source.aval.shape
     values: dict[Any, Trace] = {
         source: Trace(
-            np.full(shape, TERM), np.arange(int(np.prod(shape, dtype=int))).reshape(shape), np.ones(shape), np.ones(shape, bool)
+            np.full(shape, TERM),
+            np.arange(int(np.prod(shape, dtype=int))).reshape(shape),
+            np.ones(shape),
+            np.ones(shape, bool),
         )
     }
     certain: set[Any] = set()
@@ -216,6 +219,7 @@ def result_of(kind: np.ndarray, element: np.ndarray, times: np.ndarray) -> Trace
 
 
 def scaled(a: Trace, factor: float) -> Trace:
+    """A trace that contains the shift so many times as often."""
     return result_of(a.kind, a.element, a.times * factor)
 
 
@@ -226,30 +230,37 @@ def require(condition: Any) -> None:
 
 
 def added(a: Trace, b: Trace) -> Trace:
+    """The trace of a sum."""
     one_free = (a.kind == FREE) | (b.kind == FREE)
     terms = (a.kind != FACTOR) & (b.kind != FACTOR) & (one_free | (a.element == b.element))
     factors = (a.kind == FACTOR) & (b.kind == FACTOR) & (a.element == b.element) & (a.times == b.times)
     require(terms | factors)
     kind = np.maximum(a.kind, b.kind)
-    return result_of(kind, np.where(a.kind != FREE, a.element, b.element), np.where(factors, a.times, a.times + b.times))
+    return result_of(
+        kind, np.where(a.kind != FREE, a.element, b.element), np.where(factors, a.times, a.times + b.times)
+    )
 
 
 def multiplied(a: Trace, b: Trace) -> Trace:
+    """The trace of a product."""
     one_free = (a.kind == FREE) | (b.kind == FREE)
     require((a.kind != TERM) & (b.kind != TERM) & (one_free | (a.element == b.element)))
     return result_of(np.maximum(a.kind, b.kind), np.where(a.kind != FREE, a.element, b.element), a.times + b.times)
 
 
 def add_rule(equation: Any, operands: Sequence[Trace | None]) -> Trace:
+    """Sums."""
     return added(*pair(equation, operands))
 
 
 def sub_rule(equation: Any, operands: Sequence[Trace | None]) -> Trace:
+    """Differences."""
     a, b = pair(equation, operands)
     return added(a, Trace(b.kind, b.element, np.where(b.kind == TERM, -b.times, b.times), b.bare))
 
 
 def mul_rule(equation: Any, operands: Sequence[Trace | None]) -> Trace:
+    """Products; terms may be multiplied by numbers."""
     a, b = pair(equation, operands)
     for trace, other in ((a, equation.invars[1]), (b, equation.invars[0])):
         if isinstance(other, Literal) and np.ndim(other.val) == 0:
@@ -258,6 +269,7 @@ def mul_rule(equation: Any, operands: Sequence[Trace | None]) -> Trace:
 
 
 def div_rule(equation: Any, operands: Sequence[Trace | None]) -> Trace:
+    """Quotients."""
     a, b = pair(equation, operands)
     if isinstance(equation.invars[1], Literal) and np.ndim(equation.invars[1].val) == 0:
         divisor = float(equation.invars[1].val)
@@ -281,35 +293,42 @@ def scaled_factor(a: Trace, factor: float) -> Trace:
 
 
 def exp_rule(equation: Any, operands: Sequence[Trace | None]) -> Trace:
+    """Terms become factors."""
     a = traced(operands[0], equation.invars[0])
     require(a.kind != FACTOR)
     return result_of(np.where(a.kind == TERM, FACTOR, FREE), a.element, a.times)
 
 
 def log_rule(equation: Any, operands: Sequence[Trace | None]) -> Trace:
+    """Factors become terms."""
     a = traced(operands[0], equation.invars[0])
     require(a.kind != TERM)
     return result_of(np.where(a.kind == FACTOR, TERM, FREE), a.element, a.times)
 
 
 def power_rule(exponent: Callable[[Any], float]) -> Callable[..., Trace]:
+    """The rule of a power with a fixed exponent."""
     return lambda equation, operands: scaled_factor(traced(operands[0], equation.invars[0]), exponent(equation))
 
 
 def neg_rule(equation: Any, operands: Sequence[Trace | None]) -> Trace:
+    """Opposite numbers."""
     a = traced(operands[0], equation.invars[0])
     return times_number(a, -1)
 
 
 def abs_rule(equation: Any, operands: Sequence[Trace | None]) -> Trace:
+    """Moduli of factors."""
     return scaled_factor(traced(operands[0], equation.invars[0]), 1)
 
 
 def sign_rule(equation: Any, operands: Sequence[Trace | None]) -> None:
+    """The sign of a factor is free of it."""
     require(traced(operands[0], equation.invars[0]).kind != TERM)
 
 
 def extremum_rule(equation: Any, operands: Sequence[Trace | None]) -> Trace:
+    """The larger of two that contain the shift alike."""
     for position, atom in enumerate(equation.invars):
         infinite = -np.inf if equation.primitive.name == "max" else np.inf
         if isinstance(atom, Literal) and np.all(np.asarray(atom.val) == infinite):
@@ -320,11 +339,13 @@ def extremum_rule(equation: Any, operands: Sequence[Trace | None]) -> Trace:
 
 
 def comparison_rule(equation: Any, operands: Sequence[Trace | None]) -> None:
+    """Comparisons of two that contain the shift alike are free of it."""
     a, b = pair(equation, operands)
     require((a.kind == b.kind) & ((a.kind == FREE) | ((a.element == b.element) & (a.times == b.times))))
 
 
 def sum_rule(equation: Any, operands: Sequence[Trace | None]) -> Trace:
+    """Sums of terms, or of equal factors."""
     a = traced(operands[0], equation.invars[0])
     axes = tuple(int(axis) for axis in equation.params["axes"])
 
@@ -367,6 +388,7 @@ def dot_rule(equation: Any, operands: Sequence[Trace | None]) -> Trace:
 
 
 def same_rule(equation: Any, operands: Sequence[Trace | None]) -> Trace:
+    """What changes nothing."""
     return traced(operands[0], equation.invars[0])
 
 

@@ -27,6 +27,9 @@ BOUNDARY, CRITICAL = "#808080", "#B2182B"
 LARGEST_RESOLUTION = 2000
 # Points are moved aside by this share of a cell: kinks and symmetries tend to lie on round numbers.
 ASIDE = 5e-4
+# Kinks with two sides; the zeros of so many of them are drawn one by one.
+TWO_SIDED = ("max", "min", "abs", "sign", "gt", "ge", "lt", "le", "eq", "ne")
+MOST_MARGINS = 64
 
 
 def plot_determinant_sign(
@@ -63,7 +66,7 @@ def plot_determinant_sign(
     Raises
     ------
     ValueError
-        For a plane that is none, an extent without an area, and losses of more than two parameters without a plane.
+        For a plane that is none, an extent without an area, losses of more than two parameters without a plane.
     ModuleNotFoundError
         Without python-flint (``gdmap[proofs]``), which reads the pieces.
     """
@@ -73,13 +76,21 @@ def plot_determinant_sign(
     axes = figure.subplots()
     a, b = slice_["a"].values, slice_["b"].values
     kind = slice_["kind"].transpose("b", "a").values
-    axes.pcolormesh(a, b, kind, cmap=ListedColormap(COLOURS), vmin=-0.5, vmax=3.5, shading="nearest", rasterized=True)
-    handles: list[Any] = [Patch(facecolor=COLOURS[k], edgecolor="#B0B0B0", label=NAMES[k]) for k in np.unique(kind)]
+    axes.pcolormesh(
+        a, b, kind, cmap=ListedColormap(COLOURS), vmin=-0.5, vmax=3.5, shading="nearest", rasterized=True
+    )
+    handles: list[Any] = [
+        Patch(facecolor=COLOURS[k], edgecolor="#B0B0B0", label=NAMES[k]) for k in np.unique(kind)
+    ]
     pattern = slice_["pattern"].transpose("b", "a").values
     signed = (slice_["sign"] * slice_["distance"]).transpose("b", "a").values
-    if draw_critical_set(axes, a, b, signed, pattern):
+    mixed = meets_pieces(pattern)
+    # A change of sign across a kink is no zero.
+    if draw(axes, zero_lines(a, b, signed, ~mixed), CRITICAL, 1.6):
         handles.append(Line2D([], [], color=CRITICAL, lw=1.6, label="critical set, det = 0"))
-    if draw_boundaries(axes, a, b, pattern):
+    margins = slice_["margin"].transpose("kink", "b", "a").values
+    smooth = [segment for margin in margins for segment in zero_lines(a, b, margin, mixed)]
+    if draw(axes, smooth or cell_edges(a, b, pattern), BOUNDARY, 1.0):
         handles.append(Line2D([], [], color=BOUNDARY, lw=1.0, label="piece boundaries (kinks)"))
     axes.set_xlim(*slice_.attrs["extent"][:2])
     axes.set_ylim(*slice_.attrs["extent"][2:])
@@ -104,17 +115,22 @@ def determinant_slice(
     extent: float | Sequence[float] = 3.0,
     resolution: int = 240,
 ) -> xr.Dataset:
-    """What `plot_determinant_sign` draws, over ``(a, b)``: ``kind``, ``sign``, ``distance`` and ``pattern``."""
+    """What `plot_determinant_sign` draws, over ``(a, b)``: signs, distances, pieces and margins of kinks."""
     map_ = map_of(objective, step_size)
     origin, directions, names = checked_plane(plane, map_.objective.dim)
     low_a, high_a, low_b, high_b = checked_extent(extent)
-    if isinstance(resolution, bool) or not isinstance(resolution, int | np.integer) or not 2 <= resolution <= LARGEST_RESOLUTION:
+    if (
+        isinstance(resolution, bool)
+        or not isinstance(resolution, int | np.integer)
+        or not 2 <= resolution <= LARGEST_RESOLUTION
+    ):
         raise ValueError(f"resolution must be an integer from 2 to {LARGEST_RESOLUTION}, got {resolution!r}")
     a, b = np.linspace(low_a, high_a, resolution), np.linspace(low_b, high_b, resolution)
     a, b = a + ASIDE * (a[1] - a[0]), b + ASIDE * (b[1] - b[0])
     grid = np.stack(np.meshgrid(a, b, indexing="ij"), -1).reshape(-1, 2)
     theta = origin + grid @ directions
     found = singularity_distance(map_, None, theta)
+    pattern, margins = sides_of_kinks(map_.objective, theta)
     shape = (resolution, resolution)
     sign, distance = found["sign"].values.reshape(shape), found["distance"].values.reshape(shape)
     kind = np.where(sign < 0, NEGATIVE, np.where(sign > 0, POSITIVE, ZERO))
@@ -127,7 +143,8 @@ def determinant_slice(
             "kind": (("a", "b"), kind, {"meaning": ", ".join(f"{k}: {name}" for k, name in enumerate(NAMES))}),
             "sign": (("a", "b"), sign),
             "distance": (("a", "b"), distance, {"long_name": "min |1 - eta lambda_i|", "units": "1"}),
-            "pattern": (("a", "b"), patterns(map_.objective, theta).reshape(shape), {"long_name": "piece, numbered"}),
+            "pattern": (("a", "b"), pattern.reshape(shape), {"long_name": "piece, numbered"}),
+            "margin": (("a", "b", "kink"), margins.reshape(*shape, -1), {"long_name": "zero on the kinks"}),
         },
         coords={"a": ("a", a, {"long_name": names[0]}), "b": ("b", b, {"long_name": names[1]})},
         attrs=attrs,
@@ -149,7 +166,9 @@ def checked_plane(plane: Any, dim: int) -> tuple[np.ndarray, np.ndarray, tuple[s
         raise ValueError("plane must be (origin, direction_1, direction_2), three vectors of numbers") from None
     shapes = [part.shape for part in (origin, *directions)]
     if len(directions) != 2 or any(shape != (dim,) for shape in shapes):
-        raise ValueError(f"plane must be three vectors of shape ({dim},): origin, direction_1, direction_2; got {shapes}")
+        raise ValueError(
+            f"plane must be three vectors of shape ({dim},): origin, direction_1, direction_2; got {shapes}"
+        )
     both = np.stack(directions)
     lengths = np.linalg.norm(both, axis=1)
     if not np.all(np.isfinite(origin)) or not np.all(np.isfinite(both)) or not np.all(lengths > 0):
@@ -164,7 +183,9 @@ def axis_name(origin: np.ndarray, direction: np.ndarray, number: int) -> str:
     (support,) = np.nonzero(direction)
     if len(support) == 1 and direction[support[0]] == 1:
         shift = origin[support[0]]
-        return f"theta_{support[0]}" if shift == 0 else f"theta_{support[0]} {'+-'[int(shift > 0)]} {abs(shift):.4g}"
+        return (
+            f"theta_{support[0]}" if shift == 0 else f"theta_{support[0]} {'+-'[int(shift > 0)]} {abs(shift):.4g}"
+        )
     return f"steps along direction {number}"
 
 
@@ -176,51 +197,75 @@ def checked_extent(extent: Any) -> tuple[float, float, float, float]:
         numbers = np.zeros(0)
     if numbers.size == 1:
         numbers = numbers[0] * np.array([-1.0, 1.0, -1.0, 1.0])
-    if numbers.size != 4 or not np.all(np.isfinite(numbers)) or numbers[0] >= numbers[1] or numbers[2] >= numbers[3]:
-        raise ValueError(f"extent must be a positive number or (a_0, a_1, b_0, b_1) with a_0 < a_1, b_0 < b_1, got {extent!r}")
+    if (
+        numbers.size != 4
+        or not np.all(np.isfinite(numbers))
+        or numbers[0] >= numbers[1]
+        or numbers[2] >= numbers[3]
+    ):
+        raise ValueError(
+            f"extent must be a positive number or (a_0, a_1, b_0, b_1) with a_0 < a_1, b_0 < b_1, got {extent!r}"
+        )
     return tuple(numbers.tolist())
 
 
-# Pieces -----------------------------------------------------------------------------------------------------------
+# Pieces ----------------------------------------------------------------------------------------------------------
 
 
-def patterns(objective: AbstractObjective, theta: np.ndarray) -> np.ndarray:
-    """A number for the piece of each point: equal numbers, equal patterns (decided in floating point)."""
+def read_pieces(objective: AbstractObjective) -> Any:
+    """The loss as analytic pieces."""
     try:
         from gdmap.engines.pieces import PiecewiseProgram
     except ModuleNotFoundError as error:
         if error.name != "flint":
             raise
         raise ModuleNotFoundError(
-            'plot_determinant_sign needs python-flint to find the pieces: pip install "gdmap[proofs]"', name="flint"
+            'plot_determinant_sign needs python-flint to find the pieces: pip install "gdmap[proofs]"',
+            name="flint",
         ) from error
-    pieces = PiecewiseProgram(objective.evaluate, objective.dim)
+    return PiecewiseProgram(objective.evaluate, objective.dim)
+
+
+def sides_of_kinks(objective: AbstractObjective, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A number for the piece of each point (equal numbers, equal patterns), and the margins of the kinks.
+
+    Decided in floating point. Margins, whose zeros are the kinks, have the shape ``(points, kinks)``; there are
+    none where there are too many kinks, or kinks between more than two sides (maxima).
+    """
+    pieces = read_pieces(objective)
     if pieces.is_smooth:
-        return np.zeros(len(theta), np.int64)
-    digests = on_lanes(digest_of_pattern(pieces), (theta,), 256)
-    return np.unique(digests, return_inverse=True)[1].reshape(len(theta))
+        return np.zeros(len(theta), np.int64), np.zeros((len(theta), 0))
+    digests, margins = on_lanes(digest_and_margins(pieces), (theta,), 256)
+    return np.unique(digests, return_inverse=True)[1].reshape(len(theta)), margins
 
 
-def digest_of_pattern(pieces: Any) -> Callable[[Any], Any]:
-    """``theta -> `` a 64-bit number of the pattern at ``theta``, traceable."""
+def digest_and_margins(pieces: Any) -> Callable[[Any], Any]:
+    """``theta -> `` a 64-bit number of the pattern at ``theta`` and the margins, traceable."""
     from gdmap.engines.program import replay
 
     kinks = {id(kink.equation): kink for kink in pieces.kinks}
     rng = np.random.default_rng(0)
     weights = {key: rng.integers(1, 2**63, kink.mask_shape, np.uint64) for key, kink in kinks.items()}
+    count = sum(int(np.prod(kink.mask_shape, dtype=int)) for kink in pieces.kinks)
+    has_margins = count <= MOST_MARGINS and all(kink.equation.primitive.name in TWO_SIDED for kink in pieces.kinks)
 
     def digest(theta: Any) -> Any:
-        total = jnp.zeros((), jnp.uint64)
+        total, margins = jnp.zeros((), jnp.uint64), [jnp.zeros(0)]
 
         def record(equation: Any, operands: Sequence[Any]) -> None:
             nonlocal total
             key = id(equation)
-            if key in kinks:
-                mask = mask_in_floats(equation, operands, kinks[key].mask_shape)
-                total = total + jnp.sum(jnp.where(mask, weights[key], jnp.uint64(0)), dtype=jnp.uint64)
+            if key not in kinks:
+                return
+            shape = kinks[key].mask_shape
+            mask = mask_in_floats(equation, operands, shape)
+            total = total + jnp.sum(jnp.where(mask, weights[key], jnp.uint64(0)), dtype=jnp.uint64)
+            if has_margins:
+                other = 0.0 if equation.primitive.name in ("abs", "sign") else operands[1]
+                margins.append(jnp.ravel(jnp.broadcast_to(jnp.asarray(operands[0] - other, float), shape)))
 
         replay(pieces.program.jaxpr, pieces.program.consts, [theta], record)
-        return total
+        return total, jnp.concatenate(margins)
 
     return digest
 
@@ -246,28 +291,34 @@ def mask_in_floats(equation: Any, operands: Sequence[Any], shape: tuple[int, ...
     return jax.nn.one_hot(jnp.argmax(values, -1), values.shape[-1], dtype=bool)
 
 
-def draw_critical_set(axes: Axes, a: np.ndarray, b: np.ndarray, signed: np.ndarray, pattern: np.ndarray) -> bool:
-    """Zero lines of the determinant within pieces: a change of sign across a kink is no zero."""
-    finite = signed[np.isfinite(signed)]
-    if not (np.any(finite > 0) and np.any(finite < 0)):
-        return False
-    lines = Figure().subplots().contour(a, b, signed, levels=[0.0]).allsegs[0]
+# Lines -----------------------------------------------------------------------------------------------------------
+
+
+def meets_pieces(pattern: np.ndarray) -> np.ndarray:
+    """Which cells between four neighbouring points have corners in different pieces."""
     corners = np.stack([pattern[:-1, :-1], pattern[1:, :-1], pattern[:-1, 1:], pattern[1:, 1:]])
-    within = np.all(corners == corners[0], axis=0)
-    kept = []
-    for line in lines:
+    return np.any(corners != corners[0], axis=0)
+
+
+def zero_lines(a: np.ndarray, b: np.ndarray, values: np.ndarray, cells: np.ndarray) -> list[np.ndarray]:
+    """Segments on which a function on the grid vanishes, in the chosen cells."""
+    if not (np.nanmax(values) > 0 > np.nanmin(values)):
+        return []
+    signs = np.stack([np.sign(values[i : len(b) - 1 + i, j : len(a) - 1 + j]) for i in (0, 1) for j in (0, 1)])
+    # Where a function is zero on one side, it is a line of another one.
+    cells = cells & (signs.max(axis=0) > 0) & (signs.min(axis=0) < 0)
+    kept: list[np.ndarray] = []
+    for line in Figure().subplots().contour(a, b, values, levels=[0.0]).allsegs[0]:
         segments = np.stack([line[:-1], line[1:]], 1)
         middle = segments.mean(axis=1)
         column = np.clip(np.searchsorted(a, middle[:, 0]) - 1, 0, len(a) - 2)
         row = np.clip(np.searchsorted(b, middle[:, 1]) - 1, 0, len(b) - 2)
-        kept.extend(segments[within[row, column]])
-    if kept:
-        axes.add_collection(LineCollection(kept, colors=CRITICAL, linewidths=1.6, capstyle="round"))
-    return bool(kept)
+        kept.extend(segments[cells[row, column]])
+    return kept
 
 
-def draw_boundaries(axes: Axes, a: np.ndarray, b: np.ndarray, pattern: np.ndarray) -> bool:
-    """Lines between neighbouring points of different pieces."""
+def cell_edges(a: np.ndarray, b: np.ndarray, pattern: np.ndarray) -> list[np.ndarray]:
+    """Edges between neighbouring points of different pieces."""
     half_a, half_b = (a[1] - a[0]) / 2, (b[1] - b[0]) / 2
     rows, columns = np.nonzero(pattern[:, 1:] != pattern[:, :-1])
     x = a[columns] + half_a
@@ -275,13 +326,17 @@ def draw_boundaries(axes: Axes, a: np.ndarray, b: np.ndarray, pattern: np.ndarra
     rows, columns = np.nonzero(pattern[1:] != pattern[:-1])
     y = b[rows] + half_b
     level = np.stack([np.stack([a[columns] - half_a, y], 1), np.stack([a[columns] + half_a, y], 1)], 1)
-    segments = np.concatenate([upright, level])
-    if len(segments):
-        axes.add_collection(LineCollection(list(segments), colors=BOUNDARY, linewidths=1.0, capstyle="projecting"))
-    return bool(len(segments))
+    return list(np.concatenate([upright, level]))
 
 
-# Distances --------------------------------------------------------------------------------------------------------
+def draw(axes: Axes, segments: list[np.ndarray], colour: str, width: float) -> bool:
+    """Draw segments; whether there are any."""
+    if segments:
+        axes.add_collection(LineCollection(segments, colors=colour, linewidths=width, capstyle="round"))
+    return bool(segments)
+
+
+# Distances -------------------------------------------------------------------------------------------------------
 
 
 def plot_singularity_distance(dataset: xr.Dataset, title: str = "") -> Figure:
@@ -299,7 +354,8 @@ def plot_singularity_distance(dataset: xr.Dataset, title: str = "") -> Figure:
     for needed in ("distance", "distance_error"):
         if needed not in dataset:
             raise ValueError(
-                f"plot_singularity_distance draws the result of gdmap.singularity_distance: this dataset has no {needed}"
+                "plot_singularity_distance draws the result of gdmap.singularity_distance: "
+                f"this dataset has no {needed}"
             )
     distance, error = dataset["distance"].values, dataset["distance_error"].values
     finite = np.isfinite(distance)

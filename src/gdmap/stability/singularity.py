@@ -43,8 +43,8 @@ def singularity_distance(
     Parameters
     ----------
     objective
-        The loss ``L``, or a map. For a map that is not gradient descent the distance is the smallest singular value
-        of its Jacobian, which for the symmetric ``I - eta H`` is the same number.
+        The loss ``L``, or a map. For a map that is not gradient descent the distance is the smallest singular
+        value of its Jacobian, which for the symmetric ``I - eta H`` is the same number.
     step_size
         ``eta``; for a map, nothing.
     thetas
@@ -148,8 +148,8 @@ def distances(map_: Map, theta: np.ndarray) -> tuple[np.ndarray, ...]:
     if finite.any():
         singular[finite] = np.concatenate(for_each(singular_values, stacks))
     smallest, largest = singular.min(axis=1), singular.max(axis=1)
-    # Weyl: a singular value moves by at most the norm of the error. The entries of I - eta H are rounded relatively
-    # to those of I and eta H, which are at most 1 + largest.
+    # Weyl: a singular value moves by at most the norm of the error. The entries of I - eta H are rounded
+    # relatively to those of I and eta H, which are at most 1 + largest.
     noise = NOISE * np.sqrt(np.sum(change**2, axis=(1, 2)))
     error = noise + 4 * map_.state_dim * np.finfo(float).eps * (1 + largest)
     known = smallest > error
@@ -167,7 +167,6 @@ def jacobians(map_: Map, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.
         states = np.stack([np.asarray(map_.initial_state(row)) for row in theta])
     block = block_size(64 * map_.state_dim**2)
     return on_lanes(JacobianAndDeterminant(map_), (states,), block, threads=1)
-
 
 
 def singular_values(matrices: np.ndarray) -> np.ndarray:

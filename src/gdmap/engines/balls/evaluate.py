@@ -18,12 +18,16 @@ from gdmap.engines.program import UnsupportedProgramError, is_opaque
 class Decide(Protocol):
     """What is asked at an equation that a piece of the program turns on (see `gdmap.engines.pieces`)."""
 
-    def __call__(self, index: int, equation: Any, operands: Sequence[Any], evaluator: "Evaluator") -> list[Any] | None:
+    def __call__(
+        self, index: int, equation: Any, operands: Sequence[Any], evaluator: "Evaluator"
+    ) -> list[Any] | None:
         """The results of the equation, or ``None`` to have it evaluated as it stands."""
         ...
 
 
-def evaluate(program: ClosedJaxpr, inputs: Sequence[Any], arithmetic: Arithmetic, decide: Decide | None = None) -> list[Any]:
+def evaluate(
+    program: ClosedJaxpr, inputs: Sequence[Any], arithmetic: Arithmetic, decide: Decide | None = None
+) -> list[Any]:
     """The outputs of a flat program in ``arithmetic``.
 
     ``inputs`` are values of the arithmetic; booleans and integers are NumPy arrays (masks as int8 with 0, 1 and
@@ -46,7 +50,9 @@ class Evaluator:
 
     def __init__(self, program: ClosedJaxpr, arithmetic: Arithmetic, moving: Sequence[int] = ()) -> None:
         self.program, self.arithmetic = program, arithmetic
-        self.values: dict[Var, Any] = dict(zip(program.jaxpr.constvars, map(numpy_array, program.consts), strict=True))
+        self.values: dict[Var, Any] = dict(
+            zip(program.jaxpr.constvars, map(numpy_array, program.consts), strict=True)
+        )
         moved: set[Any] = {program.jaxpr.invars[index] for index in moving}
         self.fixed_equations, self.moving_equations = [], []
         for index, equation in enumerate(program.jaxpr.eqns):
@@ -155,11 +161,11 @@ def last_uses(equations: Sequence[tuple[int, Any]], kept: set[Any]) -> dict[int,
 
 
 def numpy_array(value: Any) -> Any:
-    """A constant of a program as a NumPy array: masks as int8, float32 numbers (they are float64 numbers) as float64."""
+    """A constant of a program as a NumPy array: masks as int8, floats (of any precision) as float64."""
     if is_opaque(value):
         return value
     array = np.asarray(value)
-    if array.dtype == bool:
+    if array.dtype == np.bool_:
         return array.astype(np.int8)
     return array.astype(np.float64) if jnp.issubdtype(array.dtype, np.floating) else array
 
@@ -167,7 +173,7 @@ def numpy_array(value: Any) -> Any:
 def normal(value: Any, dtype: Any) -> Any:
     """An input as the evaluator holds it: booleans as int8 masks."""
     if isinstance(value, np.ndarray) and value.dtype != object:
-        return value.astype(np.int8, copy=False) if dtype == bool else numpy_array(value)
+        return value.astype(np.int8, copy=False) if dtype == np.bool_ else numpy_array(value)
     return value
 
 
@@ -179,10 +185,12 @@ def refuse_narrow(equation: Any) -> None:
     for variable in equation.outvars:
         dtype = variable.aval.dtype
         if jnp.issubdtype(dtype, np.complexfloating):
-            raise UnsupportedProgramError(f"the trace computes with complex numbers ({name}), which are not supported")
+            raise UnsupportedProgramError(
+                f"the trace computes with complex numbers ({name}), which are not supported"
+            )
         if jnp.issubdtype(dtype, np.floating) and dtype != np.float64:
             raise UnsupportedProgramError(
-                f"the trace computes in {dtype} on the way ({name}): over the real numbers that is another formula. "
+                f"the trace computes in {dtype} on the way ({name}): over the reals that is another formula. "
                 "Write the loss in one precision: let numbers be float64 (data.astype(float)) before they are used"
             )
 
@@ -197,7 +205,7 @@ def is_discrete(operand: Any) -> bool:
     return is_opaque(operand) or (is_plain(operand) and not np.issubdtype(operand.dtype, np.floating))
 
 
-# Booleans and integers --------------------------------------------------------------------------------------------
+# Booleans and integers -------------------------------------------------------------------------------------------
 
 
 def discrete(equation: Any, operands: Sequence[np.ndarray]) -> list[Any]:
@@ -241,19 +249,23 @@ def with_jax(equation: Any, operands: Sequence[np.ndarray]) -> list[Any]:
 
 
 def logical_not(a: np.ndarray) -> np.ndarray:
+    """Three-valued "not"."""
     return np.where(a == EITHER, EITHER, 1 - a).astype(np.int8)
 
 
 def logical_and(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Three-valued "and"."""
     either = np.where((a == EITHER) | (b == EITHER), EITHER, 1)
     return np.where((a == 0) | (b == 0), 0, either).astype(np.int8)
 
 
 def logical_or(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Three-valued "or"."""
     return logical_not(logical_and(logical_not(a), logical_not(b)))
 
 
 def logical_xor(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Three-valued "exclusive or"."""
     return np.where((a == EITHER) | (b == EITHER), EITHER, a ^ b).astype(np.int8)
 
 
@@ -265,13 +277,25 @@ LOGIC: dict[str, Callable[..., np.ndarray]] = {
 }
 
 
-# Rules ------------------------------------------------------------------------------------------------------------
+# Rules -----------------------------------------------------------------------------------------------------------
 
 Rule = Callable[..., Any]
 RULES: dict[str, Rule] = {}
 # Operations that are exact on floating-point numbers; done so where all operands are constants.
 EXACT_IN_FLOAT = {
-    *("floor", "ceil", "round", "sort", "top_k", "argmax", "argmin", "reduce_max", "reduce_min", "cummax", "cummin"),
+    *(
+        "floor",
+        "ceil",
+        "round",
+        "sort",
+        "top_k",
+        "argmax",
+        "argmin",
+        "reduce_max",
+        "reduce_min",
+        "cummax",
+        "cummin",
+    ),
     *("is_finite", "sign", "reduce_window_max", "reduce_window_min", "bitcast_convert_type"),
 }
 
@@ -288,10 +312,13 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
 
 
 def unary(method: str) -> Rule:
+    """The rule of a primitive that is one operation of the arithmetic on one operand."""
     return lambda e, equation, a: getattr(e.arithmetic, method)(e.number(a))
 
 
 def binary(method: str) -> Rule:
+    """The rule of a primitive that is one operation of the arithmetic on two operands."""
+
     def apply(e: Evaluator, equation: Any, a: Any, b: Any) -> Any:
         return getattr(e.arithmetic, method)(e.number(a), e.number(b))
 
@@ -302,13 +329,37 @@ for names, method in {("add", "add_any"): "add", ("sub",): "sub", ("mul",): "mul
     rule(*names)(binary(method))
 rule("neg")(unary("neg"))
 
-FUNCTIONS = (
-    "exp exp2 expm1 log log1p tanh logistic sin cos tan sinh cosh asin acos atan asinh acosh atanh "
-    "sqrt rsqrt cbrt erf erfc lgamma digamma"
-).split()
+FUNCTIONS = [
+    "exp",
+    "exp2",
+    "expm1",
+    "log",
+    "log1p",
+    "tanh",
+    "logistic",
+    "sin",
+    "cos",
+    "tan",
+    "sinh",
+    "cosh",
+    "asin",
+    "acos",
+    "atan",
+    "asinh",
+    "acosh",
+    "atanh",
+    "sqrt",
+    "rsqrt",
+    "cbrt",
+    "erf",
+    "erfc",
+    "lgamma",
+    "digamma",
+]
 
 
 def elementary(name: str) -> Rule:
+    """The rule of an elementary function."""
     return lambda e, equation, a: e.arithmetic.function(name, e.number(a))
 
 
@@ -318,6 +369,7 @@ for function_name in FUNCTIONS:
 
 @rule("pow")
 def pow_rule(e: Evaluator, equation: Any, a: Any, b: Any) -> Any:
+    """Powers; with one small integer exponent by multiplication."""
     if is_plain(b):
         b = b.astype(float)
         exponent = float(b.ravel()[0]) if b.size else 1.0
@@ -332,32 +384,38 @@ LARGEST_POWER = 1024
 
 @rule("integer_pow")
 def integer_pow(e: Evaluator, equation: Any, a: Any) -> Any:
+    """Powers with a fixed integer exponent."""
     return e.arithmetic.power(e.number(a), equation.params["y"])
 
 
 @rule("square")
 def square(e: Evaluator, equation: Any, a: Any) -> Any:
+    """Squares."""
     return e.arithmetic.power(e.number(a), 2)
 
 
 @rule("reduce_sum")
 def reduce_sum(e: Evaluator, equation: Any, a: Any) -> Any:
+    """Sums over axes."""
     return e.arithmetic.sum(e.number(a), tuple(int(axis) for axis in equation.params["axes"]))
 
 
 @rule("reduce_prod")
 def reduce_prod(e: Evaluator, equation: Any, a: Any) -> Any:
+    """Products over axes."""
     return folded(e, equation, e.arithmetic.mul, a, np.ones(()))
 
 
 @rule("reduce_max", "reduce_min")
 def reduce_extremum(e: Evaluator, equation: Any, a: Any) -> Any:
+    """The largest or smallest elements over axes; hulls where not decided."""
     larger = equation.primitive.name == "reduce_max"
     return folded(e, equation, lambda x, y: extremum_of(e, larger, x, y), a, None)
 
 
 @rule("reduce_window_max")
 def reduce_window_max(e: Evaluator, equation: Any, a: Any) -> Any:
+    """The largest elements of windows; hulls where not decided."""
     windows = structure.windows_without_padding(equation)
     result, *others = (e.arithmetic.take(e.number(a), windows[..., i]) for i in range(windows.shape[-1]))
     for other in others:
@@ -386,6 +444,7 @@ def folded(e: Evaluator, equation: Any, operation: Callable[..., Any], a: Any, n
 
 @rule("cumsum")
 def cumsum(e: Evaluator, equation: Any, a: Any) -> Any:
+    """Running sums, by a product with a triangular matrix."""
     axis, reverse = equation.params["axis"], equation.params["reverse"]
     n = equation.invars[0].aval.shape[axis]
     ones = np.tril(np.ones((n, n))) if reverse else np.triu(np.ones((n, n)))
@@ -398,6 +457,7 @@ def cumsum(e: Evaluator, equation: Any, a: Any) -> Any:
 
 @rule("dot_general")
 def dot_general(e: Evaluator, equation: Any, a: Any, b: Any) -> Any:
+    """Products of matrices, in batches, over any axes."""
     (contract_a, contract_b), (batch_a, batch_b) = equation.params["dimension_numbers"]
     shape_a, shape_b = equation.invars[0].aval.shape, equation.invars[1].aval.shape
     free_a = [i for i in range(len(shape_a)) if i not in contract_a and i not in batch_a]
@@ -419,24 +479,28 @@ def dot_general(e: Evaluator, equation: Any, a: Any, b: Any) -> Any:
 
 @rule("conv_general_dilated")
 def conv_general_dilated(e: Evaluator, equation: Any, a: Any, b: Any) -> Any:
+    """Convolutions, as products of matrices."""
     patches, kernel, shape, order = structure.convolution(equation)
     groups, outputs, window = kernel.shape
     taken = e.arithmetic.take(e.number(a), patches.reshape(-1, groups, window).swapaxes(0, 1))
     weights = e.arithmetic.take(e.number(b), kernel.swapaxes(1, 2))
     out = e.arithmetic.matmul(taken, weights)  # (groups, positions, outputs)
     return e.arithmetic.rearrange(
-        lambda x: np.transpose(x.reshape(groups, *shape, outputs), order).reshape(equation.outvars[0].aval.shape), out
+        lambda x: np.transpose(x.reshape(groups, *shape, outputs), order).reshape(equation.outvars[0].aval.shape),
+        out,
     )
 
 
 @rule("reduce_window_sum")
 def reduce_window_sum(e: Evaluator, equation: Any, a: Any) -> Any:
+    """Sums of windows."""
     windows = structure.windows(equation.invars[0].aval.shape, equation.params)
     return e.arithmetic.sum(e.arithmetic.take(e.number(a), windows), (windows.ndim - 1,))
 
 
 @rule("scatter-add", "scatter_add")
 def scatter_add(e: Evaluator, equation: Any, operand: Any, indices: Any, updates: Any) -> Any:
+    """Additions into elements named by indices."""
     targets = structure.scatter_targets(equation, indices).ravel()
     shape = equation.invars[0].aval.shape
     total = e.arithmetic.rearrange(np.ravel, e.number(operand))
@@ -456,6 +520,7 @@ def scatter_add(e: Evaluator, equation: Any, operand: Any, indices: Any, updates
 
 @rule("select_n")
 def select_n(e: Evaluator, equation: Any, which: Any, *cases: Any) -> Any:
+    """Choices by masks or by integers."""
     if not is_discrete(which):
         raise UnsupportedProgramError("a choice by a number that depends on the parameters")
     shape = equation.outvars[0].aval.shape
@@ -482,6 +547,8 @@ COMPARISONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def comparison(name: str) -> Rule:
+    """The rule of a comparison; `UndecidedError` where it is not decided."""
+
     def apply(e: Evaluator, equation: Any, a: Any, b: Any) -> Any:
         if is_plain(a) and is_plain(b):
             return np.asarray(getattr(np, NUMPY_COMPARISONS[name])(a, b)).astype(np.int8)
@@ -505,9 +572,13 @@ for comparison_name in COMPARISONS:
 
 @rule("max", "min")
 def extremum(e: Evaluator, equation: Any, a: Any, b: Any) -> Any:
+    """The larger or smaller of two numbers."""
     larger = equation.primitive.name == "max"
     if is_plain(a) and is_plain(b):
         return np.maximum(a, b) if larger else np.minimum(a, b)
+    for bound, other in ((a, b), (b, a)):
+        if is_plain(bound) and np.all(bound == (-np.inf if larger else np.inf)):
+            return spread(e, equation, other)
     return extremum_of(e, larger, *spread(e, equation, a, b))
 
 
@@ -526,6 +597,7 @@ def extremum_of(e: Evaluator, larger: bool, a: Any, b: Any) -> Any:
 
 @rule("abs")
 def absolute(e: Evaluator, equation: Any, a: Any) -> Any:
+    """Moduli; hulls where the sign is not decided."""
     value = e.number(a)
     signs = e.arithmetic.sign(value)
     mask = np.where(signs == UNDECIDED, EITHER, signs > 0).astype(np.int8)
@@ -534,11 +606,13 @@ def absolute(e: Evaluator, equation: Any, a: Any) -> Any:
 
 @rule("sign")
 def sign(e: Evaluator, equation: Any, a: Any) -> Any:
+    """Signs, decided."""
     return e.decided(e.arithmetic.sign(e.number(a))).astype(float)
 
 
 @rule("is_finite")
 def is_finite(e: Evaluator, equation: Any, a: Any) -> Any:
+    """Finite: all real numbers are."""
     if is_plain(a):
         return np.isfinite(a).astype(np.int8)
     return np.ones(equation.outvars[0].aval.shape, np.int8)
@@ -546,16 +620,18 @@ def is_finite(e: Evaluator, equation: Any, a: Any) -> Any:
 
 @rule("clamp")
 def clamp(e: Evaluator, equation: Any, low: Any, a: Any, high: Any) -> Any:
+    """Numbers held between bounds."""
     low, a, high = spread(e, equation, low, a, high)
     return extremum_of(e, False, extremum_of(e, True, a, low), high)
 
 
 @rule("convert_element_type")
 def convert_element_type(e: Evaluator, equation: Any, a: Any) -> Any:
+    """Conversions without rounding."""
     refuse_rounding(equation)
     new, old = equation.params["new_dtype"], equation.invars[0].aval.dtype
     if is_discrete(a):
-        if old == bool and np.any(a == EITHER):
+        if old == np.bool_ and np.any(a == EITHER):
             ones, zeros = e.arithmetic.constant(np.ones(np.shape(a))), e.arithmetic.zeros(np.shape(a))
             return e.arithmetic.select(a, ones, zeros)
         exact = a.astype(float)
@@ -581,11 +657,13 @@ def refuse_rounding(equation: Any) -> None:
 
 @rule("stop_gradient", "copy", "copy_p", "optimization_barrier")
 def identity(e: Evaluator, equation: Any, *operands: Any) -> Any:
+    """Primitives that hand on their operands."""
     return list(operands)
 
 
 @rule("reduce_precision")
 def reduce_precision(e: Evaluator, equation: Any, a: Any) -> Any:
+    """Only the precision that is there already."""
     if equation.params["exponent_bits"] >= 11 and equation.params["mantissa_bits"] >= 52:
         return a
     raise UnsupportedProgramError("the trace rounds numbers on the way (reduce_precision)")
@@ -604,6 +682,8 @@ class ValueMover:
 
 
 def structural(name: str) -> Rule:
+    """The rule of a primitive that moves elements."""
+
     def apply(e: Evaluator, equation: Any, *operands: Any) -> Any:
         return structure.RULES[name](equation, operands, ValueMover(e))
 

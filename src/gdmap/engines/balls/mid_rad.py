@@ -55,7 +55,7 @@ class MidRad(Arithmetic):
         rad = np.zeros(mid.shape)
         if self.exact_decimals:
             for index, x in enumerate(mid.ravel().tolist()):
-                if np.isfinite(x) and not x.is_integer() and decimal(x) != fmpq(*x.as_integer_ratio()):
+                if np.isfinite(x) and decimal(x) != fmpq(*x.as_integer_ratio()):
                     rad.reshape(-1)[index] = abs(x) * 2 * UNIT + TINY
         return Intervals(mid, rad)
 
@@ -134,7 +134,9 @@ class MidRad(Arithmetic):
         function = ARB_FUNCTIONS[name]
         shape = np.broadcast_shapes(*(operand.mid.shape for operand in operands))
         parts = [
-            np.broadcast_to(part, shape).ravel().tolist() for operand in operands for part in (operand.mid, operand.rad)
+            np.broadcast_to(part, shape).ravel().tolist()
+            for operand in operands
+            for part in (operand.mid, operand.rad)
         ]
         mids, rads = np.empty(len(parts[0])), np.empty(len(parts[0]))
         with ctx.workprec(FUNCTION_BITS):
@@ -175,7 +177,7 @@ def is_zero(a: Intervals) -> np.ndarray:
 
 
 def mid_rad(ball: arb) -> tuple[float, float]:
-    """Doubles ``m, r`` with ``|x - m| <= r`` for all ``x`` of the ball; non-finite balls give an infinite radius."""
+    """Doubles ``m, r`` with ``|x - m| <= r`` for all ``x`` of the ball; an infinite radius if not finite."""
     mid = float(ball.mid())
     if not ball.is_finite() or not np.isfinite(mid):
         return 0.0, np.inf

@@ -20,7 +20,7 @@ class Rational(ObjectArithmetic):
     """
 
     def number(self, x: float) -> Any:
-        """``x`` as a fraction; infinities and nan are no unknown numbers (``0 * inf`` is not 0): they are refused."""
+        """``x`` as a fraction; infinities and nan are refused: ``0 * inf`` is not 0."""
         if not math.isfinite(x):
             raise UndecidedError(f"the number {x} in the loss has no exact rational value")
         return decimal(x) if self.exact_decimals else fmpq(*x.as_integer_ratio())

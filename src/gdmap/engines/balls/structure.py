@@ -42,11 +42,13 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
 
 
 def output_shape(equation: Any) -> tuple[int, ...]:
+    """The shape of the first result of an equation."""
     return equation.outvars[0].aval.shape
 
 
 @rule("reshape")
 def reshape(equation: Any, operands: Sequence[Any], mover: Mover) -> list[Any]:
+    """Another shape, after an optional transposition."""
     order = equation.params.get("dimensions")
 
     def reshaped(a: np.ndarray) -> np.ndarray:
@@ -57,21 +59,25 @@ def reshape(equation: Any, operands: Sequence[Any], mover: Mover) -> list[Any]:
 
 @rule("squeeze", "expand_dims")
 def squeeze(equation: Any, operands: Sequence[Any], mover: Mover) -> list[Any]:
+    """Axes of length 1 removed or added."""
     return [mover.rearrange(lambda a: a.reshape(output_shape(equation)), operands[0])]
 
 
 @rule("transpose")
 def transpose(equation: Any, operands: Sequence[Any], mover: Mover) -> list[Any]:
+    """Axes in another order."""
     return [mover.rearrange(lambda a: np.transpose(a, equation.params["permutation"]), operands[0])]
 
 
 @rule("rev")
 def rev(equation: Any, operands: Sequence[Any], mover: Mover) -> list[Any]:
+    """Elements in reverse order."""
     return [mover.rearrange(lambda a: np.flip(a, equation.params["dimensions"]), operands[0])]
 
 
 @rule("broadcast_in_dim")
 def broadcast_in_dim(equation: Any, operands: Sequence[Any], mover: Mover) -> list[Any]:
+    """Copies along new axes."""
     shape, dimensions = output_shape(equation), equation.params["broadcast_dimensions"]
 
     def spread(a: np.ndarray) -> np.ndarray:
@@ -85,6 +91,7 @@ def broadcast_in_dim(equation: Any, operands: Sequence[Any], mover: Mover) -> li
 
 @rule("slice")
 def slice_rule(equation: Any, operands: Sequence[Any], mover: Mover) -> list[Any]:
+    """Every so many elements of a range."""
     starts, limits = equation.params["start_indices"], equation.params["limit_indices"]
     strides = equation.params["strides"] or [1] * len(starts)
     key = tuple(slice(*bounds) for bounds in zip(starts, limits, strides, strict=True))
@@ -93,6 +100,7 @@ def slice_rule(equation: Any, operands: Sequence[Any], mover: Mover) -> list[Any
 
 @rule("split")
 def split(equation: Any, operands: Sequence[Any], mover: Mover) -> list[Any]:
+    """Pieces along an axis."""
     axis, ends = equation.params["axis"], np.cumsum(equation.params["sizes"])
     pieces = []
     for size, end in zip(equation.params["sizes"], ends, strict=True):
@@ -103,11 +111,13 @@ def split(equation: Any, operands: Sequence[Any], mover: Mover) -> list[Any]:
 
 @rule("concatenate")
 def concatenate(equation: Any, operands: Sequence[Any], mover: Mover) -> list[Any]:
+    """Arrays joined along an axis."""
     return [mover.rearrange(lambda *arrays: np.concatenate(arrays, equation.params["dimension"]), *operands)]
 
 
 @rule("pad")
 def pad(equation: Any, operands: Sequence[Any], mover: Mover) -> list[Any]:
+    """Padding around and between elements."""
     index = padded(np.arange(size_of(equation.invars[0])).reshape(equation.invars[0].aval.shape), equation)
     return [mover.rearrange(lambda a, value: np.concatenate([a.ravel(), value.ravel()])[index], *operands)]
 
@@ -142,6 +152,7 @@ def edged(index: np.ndarray, axis: int, low: int, high: int) -> np.ndarray:
 
 
 def size_of(variable: Any) -> int:
+    """The number of elements of a variable."""
     return int(np.prod(variable.aval.shape, dtype=int))
 
 
@@ -160,6 +171,7 @@ def sources(equation: Any, indices: Sequence[np.ndarray]) -> np.ndarray:
 
 @rule("gather")
 def gather(equation: Any, operands: Sequence[Any], mover: Mover) -> list[Any]:
+    """Elements named by constant indices."""
     concrete_indices(operands[1:])
     with float64(), jax.ensure_compile_time_eval():
         index = sources(equation, operands[1:])
@@ -170,10 +182,13 @@ def gather(equation: Any, operands: Sequence[Any], mover: Mover) -> list[Any]:
 
 @rule("dynamic_slice")
 def dynamic_slice(equation: Any, operands: Sequence[Any], mover: Mover) -> list[Any]:
+    """A block at a constant position."""
     concrete_indices(operands[1:])
     starts = [
         int(np.clip(start, 0, n - size))
-        for start, n, size in zip(operands[1:], equation.invars[0].aval.shape, equation.params["slice_sizes"], strict=True)
+        for start, n, size in zip(
+            operands[1:], equation.invars[0].aval.shape, equation.params["slice_sizes"], strict=True
+        )
     ]
     key = tuple(slice(s, s + size) for s, size in zip(starts, equation.params["slice_sizes"], strict=True))
     return [mover.rearrange(lambda a: a[key], operands[0])]
@@ -181,6 +196,7 @@ def dynamic_slice(equation: Any, operands: Sequence[Any], mover: Mover) -> list[
 
 @rule("dynamic_update_slice")
 def dynamic_update_slice(equation: Any, operands: Sequence[Any], mover: Mover) -> list[Any]:
+    """A block written at a constant position."""
     concrete_indices(operands[2:])
     sizes = equation.invars[1].aval.shape
     key = tuple(
@@ -229,9 +245,14 @@ def scatter_sources(equation: Any, indices: np.ndarray) -> np.ndarray:
             equation.params["dimension_numbers"], mode=equation.params["mode"],
         )  # fmt: skip
         if np.any(np.asarray(counts) > 1):
-            raise UnsupportedProgramError("several values are written to one element (scatter): which one stays is open")
+            raise UnsupportedProgramError(
+                "several values are written to one element (scatter): which one stays is open"
+            )
         found = equation.primitive.bind(
-            jnp.arange(n).reshape(operand.aval.shape), index, jnp.arange(n, n + m).reshape(updates.aval.shape), **equation.params
+            jnp.arange(n).reshape(operand.aval.shape),
+            index,
+            jnp.arange(n, n + m).reshape(updates.aval.shape),
+            **equation.params,
         )
     return np.asarray(found)
 
@@ -240,9 +261,7 @@ def scatter_sources(equation: Any, indices: np.ndarray) -> np.ndarray:
 def scatter(equation: Any, operands: Sequence[Any], mover: Mover) -> list[Any]:
     """Elements written over others."""
     source = scatter_sources(equation, operands[1])
-    return [
-        mover.rearrange(lambda a, b: np.concatenate([a.ravel(), b.ravel()])[source], operands[0], operands[2])
-    ]
+    return [mover.rearrange(lambda a, b: np.concatenate([a.ravel(), b.ravel()])[source], operands[0], operands[2])]
 
 
 def windows(shape: Sequence[int], parameters: dict[str, Any]) -> np.ndarray:
@@ -267,7 +286,9 @@ def windows_without_padding(equation: Any) -> np.ndarray:
     return np.where(positions < 0, first, positions)
 
 
-def windowed(index: np.ndarray, sizes: Sequence[int], strides: Sequence[int], dilations: Sequence[int]) -> np.ndarray:
+def windowed(
+    index: np.ndarray, sizes: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
+) -> np.ndarray:
     """All windows of an array of positions, flattened along a last axis."""
     reach = [(size - 1) * dilation + 1 for size, dilation in zip(sizes, dilations, strict=True)]
     if any(n < size for n, size in zip(index.shape, reach, strict=True)):
@@ -283,8 +304,8 @@ def convolution(equation: Any) -> tuple[np.ndarray, np.ndarray, tuple[int, ...],
     """A convolution as a product of matrices.
 
     Returns positions in the image, shape (batch, *space, groups, window), positions in the kernel, shape
-    (groups, outputs per group, window), the shape (batch, *space) of the output positions, and the order that takes
-    axes (groups, batch, *space, outputs per group) to those of the result, groups and outputs being adjacent.
+    (groups, outputs per group, window), the shape (batch, *space) of the output positions, and the order that
+    takes axes (groups, batch, *space, outputs per group) to those of the result, groups and outputs being adjacent.
     """
     parameters = equation.params
     lhs_spec, rhs_spec, out_spec = parameters["dimension_numbers"]
@@ -296,7 +317,9 @@ def convolution(equation: Any) -> tuple[np.ndarray, np.ndarray, tuple[int, ...],
         image = edged(image, axis + 2, low, high)
     sizes = kernel.shape[2:]
     rank = len(sizes)
-    views = windowed(image, [1, 1, *sizes], [1, 1, *parameters["window_strides"]], [1, 1, *parameters["rhs_dilation"]])
+    views = windowed(
+        image, [1, 1, *sizes], [1, 1, *parameters["window_strides"]], [1, 1, *parameters["rhs_dilation"]]
+    )
     batch, space = views.shape[0], views.shape[2:-1]
     features = kernel.shape[1]
     patches = np.moveaxis(views, 1, -2)  # (batch, *space, features of all groups, window)
@@ -325,6 +348,7 @@ def positions(variable: Any, spec: Sequence[int]) -> np.ndarray:
 
 @rule("iota")
 def iota(equation: Any, operands: Sequence[Any], mover: Mover) -> list[Any]:
+    """Positions along an axis."""
     dimension, shape = equation.params["dimension"], output_shape(equation)
     along = np.arange(shape[dimension]).reshape([-1 if axis == dimension else 1 for axis in range(len(shape))])
     return [np.broadcast_to(along, shape).astype(np.dtype(equation.params["dtype"]))]
