@@ -28,6 +28,7 @@ from gdmap.stability import (
     local_threshold,
     minima_spectra,
     schedule_stability,
+    singularity_distance,
     stable_minima,
 )
 from gdmap.sweeps import StoreError, fate_fractions, gaussian_starts, sweep
@@ -99,6 +100,7 @@ __all__ = [
     "sample_minima",
     "schedule_stability",
     "sharpness",
+    "singularity_distance",
     "spectral_density",
     "spectrum",
     "stable_minima",

@@ -295,6 +295,7 @@ def test_smooth_networks_on_all_of_parameter_space(name, step_size):
     print(name, loss.dim, f"{time.perf_counter() - start:.1f} s with the check;", certificate.method)
 
 
+@pytest.mark.slow
 def test_relu_network_every_pattern():
     """[2, 3, 1] with bias on 4 samples: 14 cells a unit, 14^3 patterns."""
     loss = networks.mlp([2, 3, 1], activation=jax.nn.relu, m=4)

@@ -58,7 +58,7 @@ AFFINE = [
 ]
 
 
-@pytest.mark.parametrize("map_", AFFINE, ids=lambda map_: repr(map_))
+@pytest.mark.parametrize("map_", AFFINE)
 def test_the_closed_form_is_the_determinant(map_):
     update = affine_update(map_)
     assert update is not None

@@ -197,7 +197,8 @@ def test_a_check_imports_nothing_that_searches(run, folder):
         "sys.argv = ['gdmap', 'certify', '--check', 'network.json']\n"
         "from gdmap.cli import main\n"
         "try:\n    main()\nexcept SystemExit as stopped:\n    print(stopped.code)\n"
-        "print([name for name in ('search', 'non_singularity', 'exceptional') if f'gdmap.certify.{name}' in sys.modules])\n"
+        "searching = ('search', 'non_singularity', 'exceptional')\n"
+        "print([name for name in searching if f'gdmap.certify.{name}' in sys.modules])\n"
     )
     process = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
     first, status, searching = process.stdout.strip().splitlines()

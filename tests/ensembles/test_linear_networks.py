@@ -18,7 +18,11 @@ TABLE = [
 ]
 
 
-@pytest.mark.parametrize(("widths", "target", "scale", "reference"), TABLE)
+@pytest.mark.parametrize(
+    ("widths", "target", "scale", "reference"),
+    # The larger ones take long.
+    [pytest.param(*row, marks=[pytest.mark.slow] * (sum(row[0]) > 7)) for row in TABLE],
+)
 def test_shares_of_theory_2_6(widths, target, scale, reference):
     network = LinearNetwork.whitened(widths, target)
     critical = critical_step_size(network).step_size.value

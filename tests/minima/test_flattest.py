@@ -65,6 +65,7 @@ def test_the_search_meets_the_formula_of_linear_networks(seed, widths):
     assert found.sharpness.upper >= formula.lower
 
 
+@pytest.mark.slow
 def test_a_permutation_of_hidden_units_changes_nothing():
     objectives = [Function(TwoHidden(order), 4) for order in ((0, 1), (1, 0))]
     first, second = (critical_step_size(objective, starts=8) for objective in objectives)
@@ -119,6 +120,7 @@ def test_minima_on_kinks_are_left_out():
         critical_step_size(only_kinks, starts=4)
 
 
+@pytest.mark.slow
 def test_more_parameters_than_dense_hessians_allow():
     scales = np.linspace(0.5, 2.0, 1001)
     critical = critical_step_size(Function(lambda w: jnp.sum(scales * (w - 1) ** 2) / 2, 1001), starts=1)
@@ -212,6 +214,7 @@ def test_other_losses_of_a_linear_network():
     assert cosh.step_size.value > 1.2 * plain
 
 
+@pytest.mark.slow
 def test_gradient_descent_agrees_with_a_searched_threshold():
     objective = Function(TanhNeuron(0.5), 2)
     eta = critical_step_size(objective).step_size.value

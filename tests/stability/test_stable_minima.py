@@ -16,6 +16,7 @@ def along_the_family(t):
     return WIDE.ravel([np.array([[1.0], [0.0]]), np.diag([1.0, t]), np.array([[1.0, 0.0]])])
 
 
+@pytest.mark.slow
 def test_family_with_the_same_spectrum_everywhere():
     family = np.stack([along_the_family(t) for t in (0.0, 1.0, 10.0, 100.0)])
     spectra = minima_spectra(WIDE, family)
@@ -27,6 +28,7 @@ def test_family_with_the_same_spectrum_everywhere():
     assert not stable_minima(WIDE, 0.7, family).stable.any()
 
 
+@pytest.mark.slow
 def test_a_general_search_finds_the_unbounded_family_too():
     # The same loss as a plain function: nothing is known of it.
     objective = Function(lambda w: (w[6:8] @ w[2:6].reshape(2, 2) @ w[:2] - 1) ** 2 / 2, 8)
@@ -55,7 +57,7 @@ def test_the_tanh_neuron_is_bounded_above_step_size_two(eta, verdict):
     assert found.attrs["bounded"] == verdict
 
 
-@pytest.mark.parametrize("shift", [0.0, 5.0])
+@pytest.mark.parametrize("shift", [pytest.param(0.0, marks=pytest.mark.slow), 5.0])
 def test_a_bounded_piece_of_a_valley_wherever_it_lies(shift):
     # sharpness 200 (1 + 4 x^2) < 400 where |x| < 1/2.
     def loss(w):
@@ -79,6 +81,7 @@ def test_exactly_at_the_threshold_nothing_is_claimed():
     assert found.attrs["bounded"] == "undecided"
 
 
+@pytest.mark.slow
 def test_spectrum_where_the_smallest_eigenvalue_is_not_bounded_below():
     # theory 2.4: W_2 = diag(t, 1/t), W_1 = diag(1/t, t): {0 x 4, 2/t^2, t^2 + 1/t^2 (twice), 2 t^2}
     network = LinearNetwork.whitened((2, 2, 2), np.eye(2))

@@ -57,7 +57,7 @@ def test_wilson_intervals_by_formula(reference):
     np.testing.assert_allclose(reference.fraction_upper, np.clip(centre + half, 0, 1), atol=1e-12)
 
 
-@pytest.mark.parametrize("chunk_size", [1, 7, 1000])
+@pytest.mark.parametrize("chunk_size", [pytest.param(1, marks=pytest.mark.slow), 7, 1000])
 def test_chunks_change_nothing(reference, chunk_size, tmp_path):
     if chunk_size == 1:
         found = sweep(NETWORK, STEP_SIZES, **ARGUMENTS, chunk_size=1)

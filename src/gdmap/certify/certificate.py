@@ -138,8 +138,8 @@ class Certificate:
         if nearest is None or not self.step_sizes:
             return []
         known = f"The nearest exceptional step size known is {nearest.step_size.value!r} ({nearest.reason})"
-        if nearest.relative_distance == 0:
-            return [f"{known}: this very one."]
+        if self.verdict == "singular":
+            return []
         if nearest.relative_distance < NEAR:
             return [
                 f"Warning: {known}, at a relative distance of {nearest.relative_distance:.3g}. Strictly the map "

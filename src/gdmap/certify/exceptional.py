@@ -8,11 +8,18 @@ from typing import Any
 import numpy as np
 
 from gdmap.bracket import Bracket
-from gdmap.certify.claims import NEGLIGIBLE_CURVATURE, UnprovedError, piece_coverage
+from gdmap.certify.claims import NEGLIGIBLE_CURVATURE, UnprovedError, piece_coverage, verify
 from gdmap.certify.constants import Curvature, constant_curvatures, generic_points, rational_points
 from gdmap.certify.margins import affine_margins, every_piece
 from gdmap.certify.reasons import reason_of
-from gdmap.certify.search import LARGEST_COMPARED, LARGEST_EXACT, is_rational, telling_points
+from gdmap.certify.search import (
+    LARGEST_COMPARED,
+    LARGEST_EXACT,
+    Effort,
+    claims_everywhere,
+    is_rational,
+    telling_points,
+)
 from gdmap.certify.subject import Subject, exact_point
 from gdmap.engines.balls.arithmetic import UndecidedError
 from gdmap.engines.pieces import Pattern
@@ -146,8 +153,20 @@ def exceptional_step_sizes(
                 settled = False
                 add(found, candidate(point, low, high))
     ordered = sorted(found.values(), key=lambda one: one.step_size.value)
-    complete = everything and settled and subject.covers_all
+    complete = (everything and settled and subject.covers_all) or none_everywhere(subject)
     return ExceptionalStepSizes(ordered, complete, float(reach), count, scope)
+
+
+def none_everywhere(subject: Subject) -> bool:
+    """Whether one proof about all of parameter space excludes every exceptional step size."""
+    for claim in claims_everywhere(subject, (), Effort(max_pieces=0)):
+        try:
+            coverage = verify(subject, claim, ()).coverage
+        except UnprovedError:
+            continue
+        if all(float(high) < NEGLIGIBLE_CURVATURE for _, high in coverage.positive):
+            return True
+    return False
 
 
 def examined_patterns(

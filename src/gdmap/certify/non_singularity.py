@@ -105,13 +105,14 @@ def certify_nonsingular(
     subject = Subject(request.objective, exact_decimals)
     point = None if theta is None else checked_theta(theta, subject.dim)
     effort = Effort(max_pieces=max_pieces)
+    drawn = Drawn.from_request(starts, scale, seed, confidence)
     search = Search(subject, request.step_sizes, effort)
     if request.always:
         return search.certificate_for_optimiser(request)
     if batch_size is not None or batches is not None:
         return search.certificate_of_batches(batch_size, batches, request)
     search.everywhere()
-    scope, probability, drawn = "all of parameter space", None, None
+    scope, probability = "all of parameter space", None
     if not search.is_settled:
         search.look_for_singular_pieces(point)
     if not search.is_settled and assume_bounded:
@@ -119,7 +120,6 @@ def certify_nonsingular(
     if not search.is_settled and point is not None:
         scope = search.on_piece_of(point)
     elif not search.is_settled and not subject.pieces.is_smooth:
-        drawn = Drawn.from_request(starts, scale, seed, confidence)
         probability = search.on_drawn_pieces(drawn)
     elif not search.is_settled and not subject.covers_all:
         scope = search.on_piece_of(generic_points(subject, 1, 0.3)[0])

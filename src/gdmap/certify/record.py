@@ -180,6 +180,8 @@ def read_record(proof: Any) -> dict[str, Any]:
         return proof
     try:
         return json.loads(Path(proof).read_text())
+    except UnicodeDecodeError as error:
+        raise UnprovedError("the record is no text, hence no JSON") from error
     except OSError as error:
         raise UnprovedError(f"the record cannot be read: {error}") from error
     except json.JSONDecodeError as error:
@@ -284,7 +286,7 @@ def check_batches(objective: AbstractObjective, statement: dict[str, Any], claim
         if claims[0]["batch_size"] != size:
             raise UnprovedError("the claim is about batches of another size")
         return
-    wanted = listed_batches(objective, size, None if size is not None else about)
+    wanted = listed_batches(objective, size or 0, None if size is not None else about)
     given = [tuple(entry["batch"]) for entry in claims[0]["batches"]]
     if wanted is None or not set(given) <= set(wanted):
         raise UnprovedError("the claim is about other batches than the statement")

@@ -50,8 +50,8 @@ def request_of_map(map_: Map, exact_decimals: bool) -> Request:
     update = affine_update(map_, exact_decimals=exact_decimals)
     if update is None:
         raise ValueError(
-            "the update of this optimiser is not shown to be affine in the gradient, coordinate by coordinate (Adam "
-            "is not; maps that depend on time are not): its determinant has no closed form here. Certify "
+            "the update of this optimiser is not shown to be affine in the gradient, coordinate by coordinate "
+            "(Adam is not; maps that depend on time are not): its determinant has no closed form here. Certify "
             "gradient descent, SGD with momentum or Nesterov's, weight decay included, at constant step sizes"
         )
     if update.is_always_invertible:

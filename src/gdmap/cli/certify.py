@@ -158,10 +158,11 @@ def read_weights(path: Path) -> np.ndarray:
         raise ValueError(f"--theta: {path} is not a .npy or .npz file of numbers") from None
     if isinstance(found, np.ndarray):
         return found
-    names = list(found)
-    if len(names) != 1 and "theta" not in names:
-        raise ValueError(f"--theta: {path} holds the arrays {names}; one of them must be called theta")
-    return found["theta" if "theta" in names else names[0]]
+    with found:
+        names = list(found)
+        if len(names) != 1 and "theta" not in names:
+            raise ValueError(f"--theta: {path} holds the arrays {names}; one of them must be called theta")
+        return found["theta" if "theta" in names else names[0]]
 
 
 @contextlib.contextmanager

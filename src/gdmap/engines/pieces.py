@@ -22,6 +22,7 @@ from gdmap.engines.balls.arithmetic import EITHER, UNDECIDED, Arithmetic, Undeci
 from gdmap.engines.balls.evaluate import RULES, Evaluator, is_plain, refuse_narrow, refuse_rounding
 from gdmap.engines.balls.mid_rad import MidRad
 from gdmap.engines.balls.tracked import Tracked, TrackedValue
+from gdmap.engines.intervals import constant_interval, hull
 from gdmap.engines.precision import float64
 from gdmap.engines.program import (
     CUSTOM_RULES,
@@ -56,7 +57,7 @@ class Pattern(NamedTuple):
 class Kink(NamedTuple):
     """An equation of the program that has two analytic sides (or more)."""
 
-    index: int
+    index: int  # type: ignore[assignment]
     equation: Any
     mask_shape: tuple[int, ...]
 
@@ -141,7 +142,7 @@ class PiecewiseProgram:
     def range_of(self, atom: Any) -> Any:
         """The range of an operand over all parameters."""
         if isinstance(atom, Literal):
-            return interval.hull(interval.constant_interval(atom.val, self.exact_decimals))
+            return hull(constant_interval(atom.val, self.exact_decimals))
         return self.ranges[atom]
 
     def settled(self, equation: Any) -> Callable[[Sequence[Any]], Any] | None:
@@ -156,8 +157,8 @@ class PiecewiseProgram:
         if name == "sign":
             (a,) = (self.range_of(atom) for atom in equation.invars)
             if strictly_above(a, ZERO) or strictly_above(ZERO, a):
-                value = 1.0 if strictly_above(a, ZERO) else -1.0
-                return lambda operands: np.full(shape, value)
+                outcome = 1.0 if strictly_above(a, ZERO) else -1.0
+                return lambda operands: np.full(shape, outcome)
             return None
         if name in ("max", "min"):
             a, b = (self.range_of(atom) for atom in equation.invars)
@@ -172,8 +173,7 @@ class PiecewiseProgram:
             a, b = (self.range_of(atom) for atom in equation.invars)
             if not strictly_above(a, b) and not strictly_above(b, a):
                 return None
-            value = {"gt": strictly_above(a, b), "ge": strictly_above(a, b), "lt": strictly_above(b, a)}.get(name)
-            value = strictly_above(b, a) if name == "le" else name == "ne" if value is None else value
+            value = {"eq": False, "ne": True}.get(name, strictly_above(a, b) == (name in ("gt", "ge")))
             return lambda operands: np.full(shape, value)
         return None
 
@@ -483,8 +483,8 @@ def refuse_difference(own: np.ndarray, true: np.ndarray) -> None:
     difference = np.abs(np.where(finite, own - true, 0.0))
     if np.any(difference > 1e-5 * (1e-3 + np.abs(np.where(finite, true, 0.0)).max(initial=0.0))):
         raise UnsupportedProgramError(
-            "the loss uses a function whose own derivative rule (custom_jvp or custom_vjp) is not the derivative of "
-            "its formula, as straight-through estimators do: training does not follow the gradient of the loss, and "
+            "the loss uses a function whose own derivative rule (custom_jvp, custom_vjp) is not the derivative of "
+            "its formula, as in straight-through estimators: training does not follow the gradient of the loss; "
             "nothing is proved about such a map"
         )
 

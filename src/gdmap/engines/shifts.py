@@ -113,10 +113,10 @@ def followed(program: ClosedJaxpr, origin: int, indices: dict[Any, np.ndarray]) 
             continue
         name = equation.primitive.name
         if name == "stop_gradient":
-            if not np.all(operands[0].bare):
-                raise NotAShift
+            stopping = traced(operands[0], equation.invars[0])
+            require(stopping.bare)
             stopped.add(index)
-            result: Any = operands[0]
+            result: Trace | None = stopping
         elif name == "is_finite":
             certain.update(equation.outvars)
             continue

@@ -40,8 +40,7 @@ class Rational(ObjectArithmetic):
         entries = [a.ravel().tolist(), b.ravel().tolist()]
         if any(x is ANY for part in entries for x in part):
             return product_with_unknowns(a, b)
-        left, right = fmpq_mat(*a.shape, entries[0]), fmpq_mat(*b.shape, entries[1])
-        return filled((a.shape[0], b.shape[1]), (left * right).entries())
+        return known_product(a, b)
 
     def sign_of(self, x: Any) -> int:
         if x is ANY:
@@ -55,6 +54,13 @@ class Rational(ObjectArithmetic):
         return 0.0 if x is ANY else float(Fraction(int(x.p), int(x.q)))
 
 
+def known_product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The product of two matrices of rationals."""
+    left = fmpq_mat(a.shape[0], a.shape[1], a.ravel().tolist())
+    right = fmpq_mat(b.shape[0], b.shape[1], b.ravel().tolist())
+    return filled((a.shape[0], b.shape[1]), (left * right).entries())
+
+
 def product_with_unknowns(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """A product of matrices of rationals and `ANY`: zero times anything is zero."""
     unknown_a = np.array([x is ANY for x in a.ravel()], bool).reshape(a.shape)
@@ -62,11 +68,9 @@ def product_with_unknowns(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     nonzero_a = np.array([x is ANY or x != 0 for x in a.ravel()], bool).reshape(a.shape)
     nonzero_b = np.array([x is ANY or x != 0 for x in b.ravel()], bool).reshape(b.shape)
     unknown = (unknown_a.astype(int) @ nonzero_b.astype(int) + nonzero_a.astype(int) @ unknown_b.astype(int)) > 0
-    zero = fmpq(0)
-    known_a, known_b = np.where(unknown_a, zero, a), np.where(unknown_b, zero, b)
-    left = fmpq_mat(*a.shape, known_a.ravel().tolist())
-    right = fmpq_mat(*b.shape, known_b.ravel().tolist())
-    out = filled((a.shape[0], b.shape[1]), (left * right).entries())
+    known_a, known_b = a.copy(), b.copy()
+    known_a[unknown_a] = known_b[unknown_b] = fmpq(0)
+    out = known_product(known_a, known_b)
     out[unknown] = ANY
     return out
 

@@ -305,7 +305,7 @@ def convolution(equation: Any) -> tuple[np.ndarray, np.ndarray, tuple[int, ...],
 
     Returns positions in the image, shape (batch, *space, groups, window), positions in the kernel, shape
     (groups, outputs per group, window), the shape (batch, *space) of the output positions, and the order that
-    takes axes (groups, batch, *space, outputs per group) to those of the result, groups and outputs being adjacent.
+    takes axes (groups, batch, *space, outputs per group) to those of the result, groups next to outputs.
     """
     parameters = equation.params
     lhs_spec, rhs_spec, out_spec = parameters["dimension_numbers"]
