@@ -44,6 +44,7 @@ if _TYPE_CHECKING:
         exceptional_step_sizes,
         piece,
         pieces,
+        sample_pieces,
     )
 
 __version__ = _version("gdmap")
@@ -98,6 +99,7 @@ __all__ = [
     "plots",
     "reason_names",
     "sample_minima",
+    "sample_pieces",
     "schedule_stability",
     "sharpness",
     "singularity_distance",

@@ -447,6 +447,21 @@ def test_pieces_of_a_small_network():
         gdmap.pieces(loss, max_pieces=3)
 
 
+def test_sampled_pieces_and_the_probability_of_unseen_ones():
+    loss = relu_121()
+    few = gdmap.sample_pieces(loss, 400, scale=1.0)
+    assert few.n_starts == 400 == few.counts.sum() and len(few.pieces) == len(few.counts) <= 36
+    assert few.unseen.status == "estimated" and few.unseen.confidence == 0.95
+    # The true probability of the unseen pieces, from other draws.
+    seen = {piece.patterns[0].tobytes() for piece in few.pieces}
+    fresh = gdmap.gaussian_starts(4000, 7, seed=1)
+    sides = np.maximum(X[None, :, None] * fresh[:, None, :2] + fresh[:, None, 2:4], 0) > 0
+    missing = np.mean([side.tobytes() not in seen for side in sides])
+    assert missing <= few.unseen.upper
+    with pytest.raises(ValueError, match="starts"):
+        gdmap.sample_pieces(loss, 0)
+
+
 def test_the_piece_of_a_point_and_its_mask_polynomial():
     loss = bias_free()
     theta = np.random.default_rng(3).standard_normal(10)

@@ -8,7 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gdmap.certify.analytic_pieces import Piece, piece, pieces
+    from gdmap.certify.analytic_pieces import Piece, SampledPieces, piece, pieces, sample_pieces
     from gdmap.certify.box import BoxCertificate, certify_invertible
     from gdmap.certify.certificate import Certificate, NearestExceptional
     from gdmap.certify.exceptional import ExceptionalStepSize, exceptional_step_sizes
@@ -28,6 +28,7 @@ ROOMS = {
     "NearestExceptional": "certificate",
     "PeriodicOrbitCertificate": "periodic_orbit",
     "Piece": "analytic_pieces",
+    "SampledPieces": "analytic_pieces",
     "certify_invertible": "box",
     "certify_nonsingular": "non_singularity",
     "certify_periodic_orbit": "periodic_orbit",
@@ -36,6 +37,7 @@ ROOMS = {
     "exceptional_step_sizes": "exceptional",
     "piece": "analytic_pieces",
     "pieces": "analytic_pieces",
+    "sample_pieces": "analytic_pieces",
 }
 
 __all__ = [
@@ -46,6 +48,7 @@ __all__ = [
     "NearestExceptional",
     "PeriodicOrbitCertificate",
     "Piece",
+    "SampledPieces",
     "certify_invertible",
     "certify_nonsingular",
     "certify_periodic_orbit",
@@ -54,6 +57,7 @@ __all__ = [
     "exceptional_step_sizes",
     "piece",
     "pieces",
+    "sample_pieces",
 ]
 
 

@@ -9,8 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Literal
 
+from gdmap.bracket import Bracket
+from gdmap.certify.drawn import Drawn, points_of
 from gdmap.certify.margins import affine_margins, every_piece
 from gdmap.certify.request import checked_theta
+from gdmap.certify.sampling import missing_mass
 from gdmap.certify.subject import Subject
 from gdmap.engines.balls.arithmetic import UndecidedError
 from gdmap.engines.degrees import degrees
@@ -88,6 +91,79 @@ def pieces(
     if margins.n_pieces > max_pieces:
         raise ValueError(f"there are {margins.n_pieces} pieces: raise max_pieces={max_pieces} to list them")
     return (described(subject, one.pattern, one.point) for one in every_piece(subject, margins))
+
+
+@dataclass(frozen=True)
+class SampledPieces:
+    """The pieces that random initialisations fall into.
+
+    Attributes
+    ----------
+    pieces
+        The distinct ones, in the order in which they were first drawn.
+    counts
+        How often each was drawn, int array.
+    n_starts
+        The number of draws, those on kinks (or too near to tell) included.
+    unseen
+        The probability of a piece that was not drawn: a bracket with an upper confidence bound, status *estimated*
+        (see `gdmap.certify.sampling.missing_mass`).
+    """
+
+    pieces: tuple[Piece, ...]
+    counts: np.ndarray
+    n_starts: int
+    unseen: Bracket
+
+
+def sample_pieces(
+    objective: AbstractObjective,
+    starts: int | Callable[[Any], Any] = 100,
+    *,
+    scale: float = 1.0,
+    seed: int = 0,
+    confidence: float = 0.95,
+    exact_decimals: bool = False,
+) -> SampledPieces:
+    """The pieces of random initialisations, and how probable a piece is that none of them fell into.
+
+    Parameters
+    ----------
+    objective
+        The loss.
+    starts
+        So many draws from ``N(0, scale^2)``, or a law ``starts(key)`` of which 60 are drawn; draw i depends on
+        ``(seed, i)`` alone.
+    scale, seed
+        Of the draws.
+    confidence
+        Of the bound on the unseen probability.
+    exact_decimals
+        Read floats as the decimals they print as.
+
+    Raises
+    ------
+    ValueError
+        For a number of starts that is not positive, or a confidence outside (0, 1).
+    """
+    subject = Subject(objective, exact_decimals)
+    drawn = Drawn.from_request(starts, scale, seed, confidence)
+    points = points_of(subject, drawn.claim(subject, ()))
+    found: dict[str, list[Any]] = {}
+    on_kinks = 0
+    for point in points:
+        try:
+            pattern = subject.pattern(point)
+        except UndecidedError:
+            on_kinks += 1
+            continue
+        found.setdefault(pattern.digest, [pattern, point, 0])[2] += 1
+    counts = np.array([entry[2] for entry in found.values()], int)
+    # A draw that is not told apart counts as a piece of its own.
+    singletons = int(np.sum(counts == 1)) + on_kinks
+    unseen = missing_mass(len(points), singletons, confidence)
+    listed = tuple(described(subject, pattern, point) for pattern, point, _ in found.values())
+    return SampledPieces(listed, counts, len(points), unseen)
 
 
 def described(subject: Subject, pattern: Pattern, point: tuple[Fraction, ...]) -> Piece:

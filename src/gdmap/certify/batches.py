@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import operator
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
@@ -20,11 +21,18 @@ from gdmap.objectives import AbstractObjective
 MOST_BATCHES = 400
 
 
-def listed_batches(objective: AbstractObjective, batch_size: int, batches: Any) -> list[tuple[int, ...]] | None:
+def listed_batches(objective: AbstractObjective, batch_size: Any, batches: Any) -> list[tuple[int, ...]] | None:
     """The batches asked for as tuples of sample numbers; ``None`` where all of a size are too many to list."""
     n = number_of_samples(objective)
     if batches is not None:
-        found = [tuple(sorted(int(i) for i in batch)) for batch in batches]
+        if batch_size is not None:
+            raise ValueError("give batch_size or batches, not both")
+        try:
+            found = [tuple(sorted(operator.index(i) for i in batch)) for batch in batches]
+            if any(isinstance(i, bool) for batch in batches for i in batch):
+                found = []
+        except TypeError:
+            found = []
         if not found or any(not batch or batch[0] < 0 or batch[-1] >= n for batch in found):
             raise ValueError(f"batches must be lists of sample numbers from 0 to {n - 1}, at least one")
         return list(dict.fromkeys(found))
@@ -93,12 +101,16 @@ def verify_each_batch(subject: Subject, claim: Claim, step_sizes: Sequence[Fract
         for part in entry["claims"]:
             finding = verify(own, part, step_sizes)
             singular |= finding.singular
-            if finding.scope != "everywhere":
+            if part.get("assumed_bounded"):
+                raise UnprovedError("an assumption about a batch is not listed")
+            if finding.scope != "everywhere" and not finding.singular:
                 raise UnprovedError("a claim about a batch does not hold everywhere")
             found = finding.coverage if found is None else found.both(finding.coverage)
             figures.append(finding.figures)
         if found is None:
             raise UnprovedError(f"no claim about batch {entry['batch']}")
+        if not entry["batch"]:
+            raise UnprovedError("an empty batch")
         coverage = coverage.each(found)
     return Finding(coverage, "everywhere", {"batches": figures}, frozenset(singular))
 

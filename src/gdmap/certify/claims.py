@@ -12,7 +12,7 @@ import numpy as np
 from flint import arb, fmpq
 
 from gdmap.certify.constants import Curvature, constant_curvatures, fraction, vanishes
-from gdmap.certify.coverage import NOTHING, Coverage
+from gdmap.certify.coverage import NOTHING, Coverage, is_negligible
 from gdmap.certify.exact_spectra import (
     common_eigenvalues,
     exact_matrix,
@@ -31,6 +31,8 @@ from gdmap.engines.pieces import Pattern
 Claim = dict[str, Any]
 # Spectra of larger matrices are not enclosed eigenvalue by eigenvalue.
 LARGEST_SPECTRUM = 1500
+# Points of one claim.
+MOST_POINTS = 16
 
 
 class UnprovedError(Exception):
@@ -128,7 +130,11 @@ def pattern_of(subject: Subject, claim: Claim) -> tuple[Pattern, str]:
         return subject.pieces.every_pattern(), "everywhere"
     if claim["pattern"] != "of the point":
         raise UnprovedError(f"'{claim['pattern']}' is no pattern")
-    pattern = subject.pattern(read(claim["point"]))
+    point = read(claim["point"])
+    if len(point) != subject.pieces.dim:
+        raise UnprovedError("the point of the claim does not have as many coordinates as there are parameters")
+    pattern = subject.pattern(point)
+    subject.require_value(point, pattern)
     whole = subject.pieces.is_smooth and subject.covers_all
     return pattern, "everywhere" if whole else "piece"
 
@@ -141,6 +147,8 @@ def points_of(subject: Subject, claim: Claim, scope: str) -> list[tuple[Fraction
     piece only if it does everywhere. Where logarithms, roots or quotients limit the domain, the one point of the
     claim itself stands for the connected part of the piece that it lies in.
     """
+    if len(claim["points"]) > MOST_POINTS:
+        raise UnprovedError(f"a claim names more than {MOST_POINTS} points")
     points = [read(point) for point in claim["points"]]
     if any(len(point) != subject.pieces.dim for point in points) or not points:
         raise UnprovedError("the points of the claim do not have as many coordinates as there are parameters")
@@ -219,11 +227,12 @@ def identity_minus(mid: np.ndarray, rad: np.ndarray, step_size: Fraction) -> tup
     """``I - eta H`` as intervals, rounded outward."""
     eta = float(step_size)
     eta_error = abs(eta) * 2.0**-52 if Fraction(eta) != step_size else 0.0
-    product = eta * mid
-    out = np.eye(len(mid)) - product
-    size = np.abs(mid) + rad
-    error = abs(eta) * rad + eta_error * size + 2.0**-52 * (np.abs(product) + np.abs(out))
-    return out, error * (1 + 2.0**-48) + 2.0**-400
+    with np.errstate(all="ignore"):  # what overflows is refused by the regularity test
+        product = eta * mid
+        out = np.eye(len(mid)) - product
+        size = np.abs(mid) + rad
+        error = abs(eta) * rad + eta_error * size + 2.0**-52 * (np.abs(product) + np.abs(out))
+        return out, error * (1 + 2.0**-48) + 2.0**-400
 
 
 # Exact pieces
@@ -301,14 +310,9 @@ def piece_coverage(
         hessian = own_block(subject, subject.hessian(point, pattern))
         union = matrices.union(*matrices.spectrum_enclosure(*hessian))
         coverage = coverage.both(Coverage(tuple((float(low), float(high)) for low, high in union)))
-        largest = max((high for _, high in coverage.positive), default=0.0)
-        if (step_sizes and coverage.covers_all(step_sizes)) or (not step_sizes and largest < NEGLIGIBLE_CURVATURE):
+        if coverage.covers_all(step_sizes) if step_sizes else coverage.reach is not None:
             break
-    return coverage, [interval for interval in coverage.positive if interval[1] >= NEGLIGIBLE_CURVATURE]
-
-
-# Curvatures below this are taken for the rounding of zeros.
-NEGLIGIBLE_CURVATURE = 1e-9
+    return coverage, [(low, high) for low, high in coverage.positive if not is_negligible(low, high)]
 
 
 # Constant curvatures
@@ -320,7 +324,7 @@ def verify_constant(subject: Subject, claim: Claim, step_sizes: Sequence[Fractio
     A``."""
     point = read(claim["point"])
     pattern = subject.pattern(point)
-    subject.pieces.value(subject.point(point, subject.verified), pattern, subject.verified)
+    subject.require_value(point, pattern)
     basis, action = rationals(claim["basis"]), rationals(claim["action"])
     if not is_constant_action(basis, subject.constant_images(pattern, basis), action):
         raise UnprovedError("the Hessian is not shown to act on these directions in one way at all points")
@@ -338,6 +342,7 @@ def verify_vanishing(subject: Subject, claim: Claim, step_sizes: Sequence[Fracti
     """``det(I - eta H)`` is the zero polynomial on a piece."""
     point = read(claim["point"])
     pattern = subject.pattern(point)
+    subject.require_value(point, pattern)
     singular = frozenset(size for size in step_sizes if vanishes(subject, pattern, 1 / size))
     if not singular:
         raise UnprovedError("the determinant is not shown to vanish identically")

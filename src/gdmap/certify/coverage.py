@@ -1,9 +1,12 @@
 """For which step sizes something is proved."""
 
+import math
 from collections.abc import Iterable
 from fractions import Fraction
 from typing import Any, NamedTuple
 
+# An enclosure of curvatures that holds zero and nothing above this is the rounding of zeros.
+NEGLIGIBLE_CURVATURE = 1e-9
 # A closed interval of curvatures; end points are floats (infinite ones included) or exact rationals.
 Interval = tuple[Any, Any]
 
@@ -40,9 +43,25 @@ class Coverage(NamedTuple):
         return Coverage(united([*self.excluded, *other.excluded]), frozenset(only))
 
     @property
+    def reach(self) -> float | None:
+        """Up to which step size *every* one is proved: infinity, or the reciprocal of what is not told from zero.
+
+        ``None`` if an interval of larger curvatures, or of curvatures that are not near zero, is left out.
+        """
+        small = [high for low, high in self.positive if is_negligible(low, high)]
+        if len(small) < len(self.positive):
+            return None
+        return math.nextafter(1 / float(max(small)), 0.0) if small else math.inf
+
+    @property
     def positive(self) -> tuple[Interval, ...]:
         """The excluded intervals that reach above zero."""
         return tuple(interval for interval in self.excluded if interval[1] > 0)
+
+
+def is_negligible(low: Any, high: Any) -> bool:
+    """Whether an enclosure of curvatures is that of zeros, to rounding."""
+    return at_most(low, 0.0) and float(high) < NEGLIGIBLE_CURVATURE
 
 
 EVERYTHING = Coverage(())

@@ -32,9 +32,19 @@ class Drawn:
 
     @classmethod
     def from_request(cls, starts: Any, scale: float, seed: int, confidence: float) -> "Drawn":
-        """Read the arguments of `certify_nonsingular`."""
-        if not 0 < confidence < 1:
+        """Read the arguments of `certify_nonsingular`.
+
+        Raises
+        ------
+        ValueError
+            For arguments that are no numbers of their kind.
+        """
+        if not is_number(confidence) or not 0 < confidence < 1:
             raise ValueError(f"confidence must be between 0 and 1, got {confidence!r}")
+        if not is_number(scale) or not 0 < scale < np.inf:
+            raise ValueError(f"scale must be positive and finite, got {scale!r}")
+        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
+            raise ValueError(f"seed must be an integer from 0, got {seed!r}")
         if callable(starts):
             return cls(60, starts, scale, seed, confidence)
         if isinstance(starts, bool) or not isinstance(starts, (int, np.integer)) or starts < 1:
@@ -48,6 +58,11 @@ class Drawn:
             return {**claim, "law": "normal", "scale": self.scale}
         points = drawn_starts(self.law, np.arange(self.n), self.seed, subject.dim)
         return {**claim, "law": "given", "points": [written(exact_point(point)) for point in points]}
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a real number."""
+    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
 
 
 def points_of(subject: Subject, claim: Claim) -> list[tuple[Fraction, ...]]:
@@ -71,8 +86,11 @@ def verify_drawn(
     The share of draws that fail then bounds the probability of pieces that cannot be certified (Clopper-Pearson).
     """
     coverage, failures = EVERYTHING, 0
+    points = points_of(subject, claim)
+    if claim["law"] == "given" and len(set(points)) < len(points):
+        raise UnprovedError("the draws of the claim are not distinct")
     seen: dict[str, Coverage | None] = {}
-    for point in points_of(subject, claim):
+    for point in points:
         try:
             digest = subject.pattern(point).digest
         except UndecidedError:
@@ -89,6 +107,10 @@ def verify_drawn(
             failures += 1
         else:
             coverage = coverage.each(own)
+    if failures:
+        raise UnprovedError(
+            f"the pieces of {failures} of {len(points)} random initialisations could not be certified"
+        )
     bound = unseen_probability(int(claim["n"]), failures, float(claim["confidence"]))
     probability = Bracket(
         1 - bound.value,
@@ -114,7 +136,7 @@ def certified(subject: Subject, point: Sequence[Fraction], step_sizes: Sequence[
             coverage = verify(subject, {**about, "kind": "spectra", "points": chosen}, ()).coverage
         except UnprovedError:
             return None
-        return coverage if all(float(high) < 1e-9 for _, high in coverage.positive) else None
+        return coverage if coverage.reach is not None else None
     coverage = NOTHING
     for place in places:
         try:

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from gdmap.bracket import Bracket
-from gdmap.certify.claims import NEGLIGIBLE_CURVATURE, UnprovedError, piece_coverage, verify
+from gdmap.certify.claims import UnprovedError, piece_coverage, verify
 from gdmap.certify.constants import Curvature, constant_curvatures, generic_points, rational_points
+from gdmap.certify.coverage import is_negligible
 from gdmap.certify.margins import affine_margins, every_piece
 from gdmap.certify.reasons import reason_of
 from gdmap.certify.search import (
@@ -65,6 +66,9 @@ class ExceptionalStepSizes(list[ExceptionalStepSize]):
         Whether no others exist up to ``proved_up_to``: every piece was examined and every candidate confirmed.
     proved_up_to
         The largest step size the statement reaches to.
+    resolution
+        Relative: nearer than this to one that is listed there may be another, which the spectra do not tell
+        apart. 0 where they are exact.
     n_pieces
         How many pieces were examined.
     scope
@@ -72,10 +76,17 @@ class ExceptionalStepSizes(list[ExceptionalStepSize]):
     """
 
     def __init__(
-        self, found: Sequence[ExceptionalStepSize], complete: bool, proved_up_to: float, n_pieces: int, scope: str
+        self,
+        found: Sequence[ExceptionalStepSize],
+        complete: bool,
+        proved_up_to: float,
+        resolution: float,
+        n_pieces: int,
+        scope: str,
     ) -> None:
         super().__init__(found)
-        self.complete, self.proved_up_to, self.n_pieces, self.scope = complete, proved_up_to, n_pieces, scope
+        self.complete, self.proved_up_to, self.resolution = complete, proved_up_to, resolution
+        self.n_pieces, self.scope = n_pieces, scope
 
     def explain(self) -> str:
         """The list, and what it is worth, in sentences."""
@@ -86,7 +97,12 @@ class ExceptionalStepSizes(list[ExceptionalStepSize]):
             lines.append(f"  {one.step_size.value:.12g}{exact} ({state}; {one.n_pieces} piece(s)): {one.reason}")
         if self.complete:
             reach = "" if np.isinf(self.proved_up_to) else f" up to {self.proved_up_to:.4g}"
-            lines.append(f"There are no others{reach}: proved.")
+            near = (
+                f" (but for some within {self.resolution:.1g}, relatively, of those listed)"
+                if self.resolution
+                else ""
+            )
+            lines.append(f"There are no others{reach}{near}: proved.")
         else:
             lines.append("Others may exist.")
         return "\n".join(lines)
@@ -135,7 +151,7 @@ def exceptional_step_sizes(
     subject = Subject(objective, exact_decimals)
     rational = subject.dim <= LARGEST_EXACT and is_rational(subject)
     found: dict[str, ExceptionalStepSize] = {}
-    settled, reach, count = True, np.inf, 0
+    settled, reach, count, resolution = True, np.inf, 0, 0.0
     patterns, everything, scope = examined_patterns(subject, starts, scale, seed, max_pieces)
     for pattern, point in patterns:
         count += 1
@@ -149,12 +165,13 @@ def exceptional_step_sizes(
             settled = False
             continue
         for low, high in candidates:
+            resolution = max(resolution, float(Fraction(high) / Fraction(low) - 1) if low > 0 else np.inf)
             if not any(agrees(curvature, low, high) for curvature in curvatures):
                 settled = False
                 add(found, candidate(point, low, high))
     ordered = sorted(found.values(), key=lambda one: one.step_size.value)
     complete = (everything and settled and subject.covers_all) or none_everywhere(subject)
-    return ExceptionalStepSizes(ordered, complete, float(reach), count, scope)
+    return ExceptionalStepSizes(ordered, complete, float(reach), resolution, count, scope)
 
 
 def none_everywhere(subject: Subject) -> bool:
@@ -164,7 +181,7 @@ def none_everywhere(subject: Subject) -> bool:
             coverage = verify(subject, claim, ()).coverage
         except UnprovedError:
             continue
-        if all(float(high) < NEGLIGIBLE_CURVATURE for _, high in coverage.positive):
+        if coverage.reach is not None:
             return True
     return False
 
@@ -176,7 +193,10 @@ def examined_patterns(
     if subject.pieces.is_smooth:
         point = generic_points(subject, 1, 0.3)[0]
         return iter([(subject.pattern(point), point)]), True, "the whole parameter space (the loss is analytic)"
-    margins = affine_margins(subject)
+    try:
+        margins = affine_margins(subject)
+    except UndecidedError:
+        margins = None
     if margins is not None and margins.n_pieces <= max_pieces:
         listed = ((piece.pattern, piece.point) for piece in every_piece(subject, margins))
         return listed, True, f"all {margins.n_pieces} pieces"
@@ -226,7 +246,7 @@ def candidates_on(
         coverage, roots = piece_coverage(subject, pattern, points, "exact" if rational else "spectra", ())
     except (UnprovedError, UndecidedError):
         return None, 0.0
-    small = [float(high) for _, high in coverage.positive if float(high) < NEGLIGIBLE_CURVATURE]
+    small = [float(high) for low, high in coverage.positive if is_negligible(low, high)]
     return list(roots), max(small, default=0.0)
 
 

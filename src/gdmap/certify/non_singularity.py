@@ -3,19 +3,21 @@
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
+
+import numpy as np
 
 from gdmap.bracket import Bracket
 from gdmap.certify.batches import batch_subject, listed_batches
 from gdmap.certify.certificate import Certificate, NearestExceptional
-from gdmap.certify.claims import NEGLIGIBLE_CURVATURE, Claim, Finding, UnprovedError, verify
+from gdmap.certify.claims import Claim, Finding, UnprovedError, verify
 from gdmap.certify.constants import Curvature, claim_of_constant, constant_curvatures, generic_points
-from gdmap.certify.coverage import NOTHING, Coverage
+from gdmap.certify.coverage import NOTHING, Coverage, is_negligible
 from gdmap.certify.drawn import Drawn, verify_drawn
 from gdmap.certify.reasons import reason_of
-from gdmap.certify.record import ASSUMED_BOUNDED, new_record, statement_of
+from gdmap.certify.record import assumptions_of, new_record, statement_of, up_to
 from gdmap.certify.request import Request, checked_theta, read_request
 from gdmap.certify.search import (
     Effort,
@@ -103,7 +105,16 @@ def certify_nonsingular(
     """
     request = read_request(objective, step_size, exact_decimals)
     subject = Subject(request.objective, exact_decimals)
+    if (batch_size is not None or batches is not None) and (theta is not None or isinstance(objective, Map)):
+        raise ValueError(
+            "mini-batch maps are certified for an objective and everywhere: without theta=, not for a map"
+        )
+    if isinstance(max_pieces, bool) or not isinstance(max_pieces, (int, np.integer)):
+        raise ValueError(f"max_pieces must be an integer, got {max_pieces!r}")
     point = None if theta is None else checked_theta(theta, subject.dim)
+    if theta is not None and np.asarray(theta).dtype != np.float64:
+        kind = np.asarray(theta).dtype.name
+        request = replace(request, note=f"The weights are the exact {kind} numbers given")
     effort = Effort(max_pieces=max_pieces)
     drawn = Drawn.from_request(starts, scale, seed, confidence)
     search = Search(subject, request.step_sizes, effort)
@@ -152,7 +163,7 @@ class Search:
         """Whether a coverage answers the question with non-singular."""
         if self.step_sizes:
             return coverage.covers_all(self.step_sizes)
-        return all(float(high) < NEGLIGIBLE_CURVATURE for _, high in coverage.positive)
+        return coverage.reach is not None
 
     def verified(self, claim: Claim) -> Finding | None:
         """What a claim proves, or ``None`` if it is not confirmed."""
@@ -166,7 +177,7 @@ class Search:
 
     def everywhere(self) -> None:
         """Prove what can be proved about all of parameter space."""
-        for claim in claims_everywhere(self.subject, self.step_sizes, self.effort):
+        for claim in self.proposed():
             if not self.step_sizes and claim["kind"] == "regular":
                 break
             finding = self.verified(claim)
@@ -187,6 +198,13 @@ class Search:
         finding = self.verified(claim)
         if finding is not None:
             self.take(claim, finding)
+
+    def proposed(self) -> Iterator[Claim]:
+        """Claims about all of parameter space, until a point on a kink or outside the domain ends them."""
+        try:
+            yield from claims_everywhere(self.subject, self.step_sizes, self.effort)
+        except UndecidedError as error:
+            self.failures.append(str(error))
 
     def prune(self) -> None:
         """Drop claims that the proof does not need, the least general first."""
@@ -244,7 +262,12 @@ class Search:
     def on_piece_of(self, point: Sequence[Fraction]) -> str:
         """Prove what can be proved about the piece of a point; its scope in words."""
         self.coverage, self.claims, self.scope_of_claims = NOTHING, [], "piece"
-        for claim in claims_on_piece(self.subject, point, self.step_sizes):
+        try:
+            claims = list(claims_on_piece(self.subject, point, self.step_sizes))
+        except UndecidedError as error:
+            self.failures.append(str(error))
+            claims = []
+        for claim in claims:
             finding = self.verified(claim)
             if finding is not None:
                 self.take(claim, finding)
@@ -338,10 +361,10 @@ class Search:
     def certificate(self, scope: str, probability: Bracket | None, request: Request) -> Certificate:
         """The result."""
         covered = self.is_covered(self.coverage)
-        assumptions = [ASSUMED_BOUNDED] if any(claim.get("assumed_bounded") for claim in self.claims) else []
+        assumptions = assumptions_of(self.subject, self.claims)
         nearest = None if self.batches is not None else self.nearest()
         exceptional = self.left_out()
-        reason = request.note
+        reason = ". ".join(filter(None, (request.map, request.note)))
         if self.singular:
             verdict, scope, probability = "singular", self.singular_scope, None
             if self.step_sizes:
@@ -362,8 +385,9 @@ class Search:
             scope = f"pieces of total probability at least {probability.lower:.4g}, at confidence {confidence:g} %"
         kind = "drawn" if probability is not None else self.scope_of_claims
         statement = statement_of(
-            verdict, self.step_sizes, self.subject.exact_decimals, kind, request.note, self.batches, probability
+            verdict, self.step_sizes, self.subject.exact_decimals, kind, request.map, self.batches, probability
         )
+        statement["up_to"] = up_to(self.coverage) if verdict == "non-singular" and not self.step_sizes else None
         proof = new_record(self.subject, statement, self.claims, assumptions)
         return Certificate(
             verdict=verdict,  # type: ignore[arg-type]
@@ -381,14 +405,14 @@ class Search:
 
     def proved_up_to(self) -> float:
         """Up to which step size all are proved, apart from the intervals left out."""
-        small = [float(high) for _, high in self.coverage.positive if float(high) < NEGLIGIBLE_CURVATURE]
+        small = [float(high) for low, high in self.coverage.positive if is_negligible(low, high)]
         return math.nextafter(1 / max(small), 0.0) if small and max(small) > 0 else math.inf
 
     def left_out(self) -> tuple[Bracket, ...]:
         """The intervals of step sizes that the proof for all of them leaves out."""
         brackets = []
         for low, high in self.coverage.positive:
-            if float(high) < NEGLIGIBLE_CURVATURE or (math.isinf(float(high)) and math.isinf(float(low))):
+            if is_negligible(low, high) or (math.isinf(float(high)) and math.isinf(float(low))):
                 continue
             lower = 0.0 if math.isinf(float(high)) else math.nextafter(1 / float(high), 0.0)
             upper = math.inf if float(low) <= 0 else math.nextafter(1 / float(low), math.inf)
@@ -400,12 +424,24 @@ class Search:
 
     def certificate_for_optimiser(self, request: Request) -> Certificate:
         """The certificate of a map whose determinant does not depend on the curvature."""
-        claim: Claim = {"kind": "closed form", "found": request.note}
-        statement = statement_of("non-singular", (), request.exact_decimals, "everywhere", request.note)
-        proof = new_record(self.subject, statement, [claim], [])
-        method = f"closed form, {request.note}"
+        claim: Claim = {"kind": "closed form", "found": request.map}
+        statement = statement_of("non-singular", (), request.exact_decimals, "everywhere", request.map)
+        statement["up_to"] = "inf"
+        assumptions = assumptions_of(self.subject, [claim])
+        proof = new_record(self.subject, statement, [claim], assumptions)
+        method = f"closed form, {request.map}"
         return Certificate(
-            "non-singular", "all of state space", (), math.inf, (), None, None, method, "", (), proof
+            "non-singular",
+            "all of state space",
+            (),
+            math.inf,
+            (),
+            None,
+            None,
+            method,
+            "",
+            tuple(assumptions),
+            proof,
         )
 
 

@@ -7,16 +7,17 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from gdmap.bracket import Bracket
 from gdmap.certify.batches import listed_batches
-from gdmap.certify.claims import NEGLIGIBLE_CURVATURE, Claim, UnprovedError, verify
-from gdmap.certify.coverage import NOTHING
+from gdmap.certify.claims import Claim, UnprovedError, verify
+from gdmap.certify.coverage import NOTHING, Coverage
 from gdmap.certify.drawn import verify_drawn
 from gdmap.certify.request import read_request
+from gdmap.certify.step_sizes import exact_step_size
 from gdmap.certify.subject import Subject
 from gdmap.maps import Map
 from gdmap.objectives import AbstractObjective
@@ -84,7 +85,21 @@ def statement_of(
         "batches": batches,
         "scope": scope,
         "probability": sure,
+        "up_to": None,
     }
+
+
+def assumptions_of(subject: Subject, claims: Sequence[Claim]) -> list[str]:
+    """What claims about a loss take on the user's word."""
+    rules = [
+        f"the own derivative rule of {name} is its derivative (compared)" for name in subject.pieces.assumed_rules
+    ]
+    return [ASSUMED_BOUNDED] * any(claim.get("assumed_bounded") for claim in claims) + rules
+
+
+def up_to(coverage: Coverage) -> str | None:
+    """Up to which step size every one is covered, as text; ``None`` if some below it are not."""
+    return None if coverage.reach is None else repr(float(coverage.reach))
 
 
 def digest(record: dict[str, Any]) -> str:
@@ -161,7 +176,7 @@ def check_proof(objective: AbstractObjective | Map, proof: dict[str, Any] | str 
         return checked(objective, record)
     except UnprovedError as error:
         return Check(False, str(error))
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, PackageNotFoundError) as error:
         return Check(False, f"the record is damaged: {type(error).__name__}: {error}")
 
 
@@ -201,31 +216,33 @@ def checked(subject_of_proof: AbstractObjective | Map, record: dict[str, Any]) -
         older = {name: v for name, v in record["versions"].items() if version(name) != v}
         hint = f" (the record was made with {older}, which may trace it differently)" if older else ""
         raise UnprovedError(f"the record is about another objective: the fingerprints of the traces differ{hint}")
-    sizes = () if statement["step_sizes"] == "every" else tuple(Fraction(size) for size in statement["step_sizes"])
+    if statement["step_sizes"] != "every" and not isinstance(statement["step_sizes"], list):
+        raise UnprovedError("the step sizes of the statement are no list")
+    sizes = () if statement["step_sizes"] == "every" else tuple(map(exact_step_size, statement["step_sizes"]))
     if any(size <= 0 for size in sizes) or (statement["step_sizes"] != "every" and not sizes):
         raise UnprovedError("the record names no positive step size")
     closed_form = [claim["kind"] for claim in record["claims"]] == ["closed form"]
     if isinstance(subject_of_proof, Map):
         request = read_request(subject_of_proof, None, bool(statement["exact_decimals"]))
         if (
-            (request.note or GRADIENT_DESCENT) != statement["map"]
+            (request.map or GRADIENT_DESCENT) != statement["map"]
             or request.step_sizes != sizes
             or request.always != closed_form
         ):
             raise UnprovedError("the record is about another map on this objective")
         if closed_form:
-            return Check(statement["verdict"] == "non-singular", f"closed form verified: {request.note}")
+            return Check(statement["verdict"] == "non-singular", f"closed form verified: {request.map}")
     elif statement["map"] != GRADIENT_DESCENT or closed_form:
         raise UnprovedError("the record is about an optimiser: pass the map, not its objective")
     subject = Subject(objective, bool(statement["exact_decimals"]))
+    if list(record["assumptions"]) != assumptions_of(subject, record["claims"]):
+        raise UnprovedError("the record does not list the assumptions that its claims make")
     check_batches(objective, statement, record["claims"])
     coverage, probability = NOTHING, None
     singular: set[Fraction] = set()
     scopes: set[str] = set()
     places: set[str] = set()
     for claim in record["claims"]:
-        if claim.get("assumed_bounded") and ASSUMED_BOUNDED not in record["assumptions"]:
-            raise UnprovedError("a claim assumes a bounded loss, but the record does not list the assumption")
         if claim["kind"] == "drawn pieces":
             finding, probability, found = verify_drawn(subject, claim, sizes)
             singular |= found
@@ -253,13 +270,14 @@ def checked(subject_of_proof: AbstractObjective | Map, record: dict[str, Any]) -
         raise UnprovedError("the claims are about different pieces, or there are none")
     if scopes != {statement["scope"]}:
         raise UnprovedError(f"the claims prove the statement on the scope {scopes}, not {statement['scope']!r}")
-    if not (
-        coverage.covers_all(sizes) if sizes else all(float(h) < NEGLIGIBLE_CURVATURE for _, h in coverage.positive)
-    ):
+    reach = None if sizes else up_to(coverage)
+    if not (coverage.covers_all(sizes) if sizes else reach is not None) or not agree(reach, statement["up_to"]):
         raise UnprovedError("the claims do not cover the step sizes of the statement")
     stated = statement_of("", (), False, "", probability=probability)["probability"]
     if not agree(stated, statement["probability"]):
         raise UnprovedError(f"the claims prove the probability {stated}, not {statement['probability']}")
+    if not sizes and statement["up_to"] != "inf":
+        assumed = f" up to step size {float(statement['up_to']):.4g}{assumed}"
     where = {"everywhere": "on all of parameter space", "piece": "on the piece of the record"}.get(
         statement["scope"], ""
     )
@@ -286,7 +304,7 @@ def check_batches(objective: AbstractObjective, statement: dict[str, Any], claim
         if claims[0]["batch_size"] != size:
             raise UnprovedError("the claim is about batches of another size")
         return
-    wanted = listed_batches(objective, size or 0, None if size is not None else about)
+    wanted = listed_batches(objective, size, None if size is not None else about)
     given = [tuple(entry["batch"]) for entry in claims[0]["batches"]]
     if wanted is None or not set(given) <= set(wanted):
         raise UnprovedError("the claim is about other batches than the statement")

@@ -17,14 +17,15 @@ from gdmap.objectives import AbstractObjective
 class Request:
     """A map as gradient descent on an objective: its step sizes, exact.
 
-    ``always``: the map is non-singular whatever the loss; ``note`` says why, or how the determinant of the map
-    is that of gradient descent.
+    ``always``: the map is non-singular whatever the loss; ``map`` says why, or how the determinant of an
+    optimiser's map is that of gradient descent. ``note`` is for the user.
     """
 
     objective: AbstractObjective
     step_sizes: tuple[Fraction, ...]
     exact_decimals: bool
     always: bool = False
+    map: str = ""
     note: str = ""
 
 
@@ -55,13 +56,13 @@ def request_of_map(map_: Map, exact_decimals: bool) -> Request:
             "gradient descent, SGD with momentum or Nesterov's, weight decay included, at constant step sizes"
         )
     if update.is_always_invertible:
-        return Request(map_.objective, (), exact_decimals, always=True, note=update.explain())
+        return Request(map_.objective, (), exact_decimals, always=True, map=update.explain())
     size = update.effective_step_size
     if update.is_never_invertible or size is None:
         raise ValueError(f"nothing to certify: {update.explain()}")
     if size <= 0:
         raise ValueError(f"the effective step size of this optimiser is {size}: it climbs")
-    return Request(map_.objective, (size,), exact_decimals, note=update.explain())
+    return Request(map_.objective, (size,), exact_decimals, map=update.explain())
 
 
 def checked_theta(theta: Any, dim: int) -> tuple[Fraction, ...]:

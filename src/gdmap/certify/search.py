@@ -119,7 +119,10 @@ def distance(eigenvalues: np.ndarray, step_size: Fraction) -> float:
 
 def claim_of_every_piece(subject: Subject, effort: Effort) -> Claim | None:
     """The claim that lists all pieces, if they can be listed and are not too many."""
-    margins = affine_margins(subject)
+    try:
+        margins = affine_margins(subject)
+    except UndecidedError:
+        return None
     if margins is None:
         return None
     n_pieces = margins.n_pieces
@@ -197,8 +200,9 @@ def dead_points(subject: Subject) -> list[tuple[Fraction, ...]]:
             for _ in range(200):
                 slope = np.asarray(shortfall(theta))
                 size = np.linalg.norm(slope)
-                if size == 0:
+                if size == 0 or not np.isfinite(size):
                     break
                 theta = theta - 0.1 * slope / size
-            found.append(tuple(Fraction(float(x)) for x in theta))
+            if np.all(np.isfinite(theta)):
+                found.append(tuple(Fraction(float(x)) for x in theta))
     return found

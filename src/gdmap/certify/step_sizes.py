@@ -8,6 +8,7 @@ import numpy as np
 
 # A decimal has at most so many digits, so that "1e400" or a hostile string costs nothing.
 MOST_DIGITS = 400
+SMALLEST, LARGEST = Fraction(1, 10**300), Fraction(10**300)
 
 
 def exact_step_size(step_size: Any, exact_decimals: bool = False) -> Fraction:
@@ -32,7 +33,8 @@ def exact_step_size(step_size: Any, exact_decimals: bool = False) -> Fraction:
         )
     try:
         if isinstance(step_size, str):
-            if len(step_size) > MOST_DIGITS or ("e" in step_size.lower() and len(step_size) > 30):
+            mantissa, _, exponent = step_size.lower().partition("e")
+            if len(mantissa) > MOST_DIGITS or len(exponent) > 4:
                 raise ValueError
             exact = Fraction(step_size)
         elif isinstance(step_size, (float, np.floating)):
@@ -43,6 +45,8 @@ def exact_step_size(step_size: Any, exact_decimals: bool = False) -> Fraction:
         raise ValueError(f"step_size must be one positive finite number, got {step_size!r}") from None
     if exact <= 0:
         raise ValueError(f"step_size must be positive, got {step_size!r}")
+    if not SMALLEST <= exact <= LARGEST:
+        raise ValueError(f"step_size must be between 1e-300 and 1e300, got {str(step_size)[:40]}")
     return exact
 
 

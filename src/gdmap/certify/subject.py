@@ -22,6 +22,8 @@ from gdmap.objectives import AbstractObjective
 BITS = (128, 256, 512)
 # Above this many parameters matrices are not evaluated in arbitrary precision.
 LARGEST_ARBITRARY = 200
+# Characters of a coordinate in a record.
+LONGEST_NUMBER = 4000
 
 
 class Subject:
@@ -59,8 +61,34 @@ class Subject:
 
     @property
     def covers_all(self) -> bool:
-        """Whether the function of each pattern is analytic on all of parameter space."""
-        return self.pieces.is_analytic_everywhere
+        """Whether the function of each pattern is analytic on all of parameter space, and the loss defined at
+        all."""
+        return self.pieces.is_analytic_everywhere and self.has_value
+
+    @functools.cached_property
+    def has_value(self) -> bool:
+        """Whether the loss has a value: its constants are defined (no ``1/0`` that the derivatives do not see)."""
+        rng = np.random.default_rng(1)
+        for scale in (0.3, 0.01, 3.0):
+            point = exact_point(scale * rng.standard_normal(self.pieces.dim))
+            try:
+                self.require_value(point, self.pattern(point))
+            except UndecidedError:
+                continue
+            return True
+        return False
+
+    def require_value(self, point: Sequence[Fraction], pattern: Pattern) -> None:
+        """Raise `UndecidedError` unless the loss is shown to be defined, a finite number, at a point."""
+        error = UndecidedError("the loss has no finite value there")
+        for arithmetic in (self.verified, self.balls(BITS[0])):
+            try:
+                self.pieces.value(self.point(point, arithmetic), pattern, arithmetic)
+            except UndecidedError as found:
+                error = found
+                continue
+            return
+        raise error
 
     def point(self, point: Sequence[Fraction], arithmetic: Arithmetic) -> Any:
         """Exact numbers as a value of an arithmetic."""
@@ -149,5 +177,13 @@ def written(point: Sequence[Fraction]) -> list[str]:
 
 
 def read(point: Sequence[str]) -> tuple[Fraction, ...]:
-    """A point of a record."""
+    """A point of a record.
+
+    Raises
+    ------
+    ValueError
+        For text that is no such number.
+    """
+    if any(not isinstance(x, str) or len(x) > LONGEST_NUMBER for x in point):
+        raise ValueError("a coordinate of a point is no number")
     return tuple(Fraction(x) if "/" in x else Fraction(float.fromhex(x)) for x in point)

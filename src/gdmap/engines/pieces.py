@@ -28,7 +28,7 @@ from gdmap.engines.program import (
     CUSTOM_RULES,
     UnsupportedProgramError,
     flattened,
-    is_logaddexp,
+    flow_of,
     opened,
     replay,
 )
@@ -112,18 +112,21 @@ class PiecewiseProgram:
         for equation in self.program.jaxpr.eqns:
             refuse_narrow(equation)
         self.small_programs: dict[int, ClosedJaxpr] = {}
-        check_own_derivatives(traced, dim)
+        self.assumed_rules = check_own_derivatives(traced, dim)
         self.conditions = self.limits_of_domain()
 
     def limits_of_domain(self) -> list[Any]:
-        """What limits the domain of the functions of the patterns.
+        """What limits the domain of the loss and of the functions of the patterns.
 
-        Where there are kinks their ranges help nothing: ``sqrt(1 + |t|)`` is defined everywhere, but the function
+        Of the loss: a comparison with a number that may be undefined has a third outcome. Of the patterns: ranges
+        that hang on kinks help nothing there: ``sqrt(1 + |t|)`` is defined everywhere, but the function
         ``sqrt(1 + t)`` of one side is not.
         """
-        program = self.program if self.is_smooth else self.value_program
-        known = interval.ranges(program, self.exact_decimals)
-        return interval.domain_conditions(program, known, self.exact_decimals)
+        found = interval.domain_conditions(self.program, self.ranges, self.exact_decimals)
+        if not self.is_smooth:
+            known = interval.ranges(self.value_program, self.exact_decimals)
+            found = found + interval.domain_conditions(self.value_program, known, self.exact_decimals)
+        return found
 
     @property
     def is_smooth(self) -> bool:
@@ -386,11 +389,13 @@ def refuse_unknown(equation: Any) -> None:
         )
 
 
-def check_own_derivatives(traced: ClosedJaxpr, dim: int) -> None:
-    """Refuse functions whose own derivative rule (``custom_jvp``) is not the derivative of their formula.
+def check_own_derivatives(traced: ClosedJaxpr, dim: int) -> tuple[str, ...]:
+    """Functions with an own derivative rule (``custom_jvp``) that is not shown to be the derivative of their
+    formula.
 
-    Compared at values that occur for a few random parameters, up to rounding: straight-through estimators and
-    clipped gradients are found, errors of a few digits are not.
+    JAX's own rules are known. Others are compared with the formula at values that occur for a few random
+    parameters: straight-through estimators and clipped gradients are refused; what agrees there remains an
+    assumption, by name.
     """
     equations: list[Any] = []
 
@@ -401,8 +406,8 @@ def check_own_derivatives(traced: ClosedJaxpr, dim: int) -> None:
         def rule(equation: Any, operands: Sequence[Any]) -> None:
             if (
                 equation.primitive.name in CUSTOM_RULES
-                and not is_logaddexp(equation)
                 and id(equation) not in found
+                and not is_rule_of_jax(equation)
             ):
                 equations.append(equation)
                 found[id(equation)] = operands
@@ -413,7 +418,7 @@ def check_own_derivatives(traced: ClosedJaxpr, dim: int) -> None:
     with float64():
         program = flattened(jax.make_jaxpr(operands_of_rules)(jax.ShapeDtypeStruct((dim,), np.float64)))
         if not equations:
-            return
+            return ()
         pairs = [derivatives(equation) for equation in equations]
         rng = np.random.default_rng(0)
         arithmetic = MidRad()
@@ -434,6 +439,58 @@ def check_own_derivatives(traced: ClosedJaxpr, dim: int) -> None:
                 weights = [rng.normal(size=variable.aval.shape) for variable in equation.outvars]
                 for own, true in zip(*pair(operands, weights), strict=True):
                     refuse_difference(np.asarray(own), np.asarray(true))
+    return tuple(sorted({name_of_rule(equation) for equation in equations}))
+
+
+# Functions of JAX that come with an own derivative rule, which is right.
+JAX_RULES: tuple[Callable[..., Any], ...] = (jax.nn.relu, jax.nn.relu6, jnp.logaddexp)
+
+
+def is_rule_of_jax(equation: Any) -> bool:
+    """Whether a function with its own rule is one of JAX's: the same formula and the same derivative, as
+    traced."""
+    if equation.primitive.name != "custom_jvp_call":
+        return False
+    own = with_own_rule(equation)
+    arguments = [jax.ShapeDtypeStruct(atom.aval.shape, atom.aval.dtype) for atom in equation.invars]
+    if any(argument.dtype != np.float64 for argument in arguments):
+        return False
+    traces = derivative_flow(lambda *operands: own(*operands)[0], arguments)
+    for known in JAX_RULES:
+        try:
+            if derivative_flow(known, arguments) == traces:
+                return True
+        except TypeError:  # another number of arguments
+            continue
+    return False
+
+
+def derivative_flow(function: Callable[..., Any], arguments: Sequence[Any]) -> tuple[Any, Any]:
+    """The data flow of a function and of its derivative, rules applied, whatever the shapes."""
+    formula = flattened(jax.make_jaxpr(function)(*arguments))
+    derivative = flattened(
+        jax.make_jaxpr(lambda points, directions: jax.jvp(function, tuple(points), tuple(directions)))(
+            list(arguments), list(arguments)
+        )
+    )
+    return flow_of(formula.jaxpr, formula.consts), flow_of(derivative.jaxpr, derivative.consts)
+
+
+def name_of_rule(equation: Any) -> str:
+    """The name of a function with its own derivative rule."""
+    inner, _ = opened(equation.params[CUSTOM_RULES[equation.primitive.name]])
+    return str(getattr(inner.debug_info, "func_name", "") or equation.primitive.name)
+
+
+def with_own_rule(equation: Any) -> Callable[..., list[Any]]:
+    """The function that an equation calls, its own derivative rule included."""
+    bound = equation.primitive.get_bind_params(equation.params)
+    functions, parameters = bound if isinstance(bound, tuple) else ((), bound)
+
+    def own(*operands: Any) -> list[Any]:
+        return list(equation.primitive.bind(*functions, *operands, **parameters))
+
+    return own
 
 
 def generic(value: Any, arithmetic: Arithmetic, rng: np.random.Generator) -> np.ndarray:
@@ -446,14 +503,9 @@ def generic(value: Any, arithmetic: Arithmetic, rng: np.random.Generator) -> np.
 
 def derivatives(equation: Any) -> Callable[..., Any]:
     """``(operands, weights) -> `` the gradients by a function's own rule, and by its formula."""
-    bound = equation.primitive.get_bind_params(equation.params)
-    functions, parameters = bound if isinstance(bound, tuple) else ((), bound)
     inner, consts = opened(equation.params[CUSTOM_RULES[equation.primitive.name]])
+    own = with_own_rule(equation)
     real = [index for index, atom in enumerate(equation.invars) if jnp.issubdtype(atom.aval.dtype, np.floating)]
-
-    def own(*operands: Any) -> list[Any]:
-        results = equation.primitive.bind(*functions, *operands, **parameters)
-        return list(results)
 
     def gradients(function: Callable[..., Any], operands: Sequence[Any], weights: Sequence[Any]) -> Any:
         def weighted(*moving: Any) -> Any:
@@ -560,6 +612,9 @@ class Recorder:
             self.levels.append(level)
             return [level]
         if index in self.resolved:
+            # The ranges are those of defined numbers; a comparison with nan has an outcome of its own.
+            if not all(is_plain(operand) or self.arithmetic.is_finite(operand) for operand in operands):
+                raise UndecidedError("a comparison with a number that is not shown to be defined")
             return self.run(index, equation, operands, lambda *arrays: self.resolved[index](arrays), evaluator)
         kink = self.kinks.get(index)
         if kink is None:

@@ -222,18 +222,32 @@ def flow_of_logaddexp() -> list[Any]:
 
 def data_flow(equation: Any) -> list[Any]:
     """Which primitive feeds which in a called program, whatever the shapes."""
-    inner, _ = opened(equation.params["call_jaxpr"])
-    number: dict[Any, Any] = {variable: index for index, variable in enumerate([*inner.invars, *inner.constvars])}
+    inner, consts = opened(equation.params["call_jaxpr"])
+    return flow_of(inner, consts)
+
+
+def flow_of(jaxpr: Any, consts: Sequence[Any]) -> list[Any]:
+    """Which primitive feeds which in a program, and every number in it, whatever the shapes."""
+    number: dict[Any, Any] = {variable: index for index, variable in enumerate(jaxpr.invars)}
+    number |= {v: number_in_words(c) for v, c in zip(jaxpr.constvars, consts, strict=True)}
     flow: list[Any] = []
-    for step in inner.eqns:
-        operands = [str(atom.val) if isinstance(atom, Literal) else number[atom] for atom in step.invars]
+    for step in jaxpr.eqns:
+        operands = [number_in_words(a.val) if isinstance(a, Literal) else number[a] for a in step.invars]
         if step.primitive.name == "broadcast_in_dim" or is_idle_conversion(step):
             number[step.outvars[0]] = operands[0]
             continue
         flow.append((step.primitive.name, *operands))
         for variable in step.outvars:
             number[variable] = (len(flow), step.primitive.name)
-    return [*flow, [number.get(atom) for atom in inner.outvars]]
+    outputs = [number_in_words(a.val) if isinstance(a, Literal) else number[a] for a in jaxpr.outvars]
+    return [*flow, outputs]
+
+
+def number_in_words(value: Any) -> str:
+    """A constant as text: one number if all its elements are the same."""
+    array = np.asarray(value)
+    same = array.size > 0 and bool(np.all(array == array.ravel()[0]))
+    return repr(array.ravel()[0].item()) if same else f"{array.dtype}{array.shape}{array.tobytes().hex()}"
 
 
 def is_idle_conversion(equation: Any) -> bool:

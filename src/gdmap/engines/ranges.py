@@ -141,6 +141,8 @@ def conditions_of(equation: Any, varying: set[Var]) -> list[tuple[int, str]]:
         found = [(1, "> 0")]
     elif name not in ANALYTIC and name not in PIECEWISE and name not in MOVES:
         found = [(index, "never") for index in range(len(equation.invars))]
+    if name == "pow" and isinstance(equation.invars[1], Var) and equation.invars[1] in varying:
+        return [(0, "> 0")]  # also a constant base
     return [(i, c) for i, c in found if isinstance(equation.invars[i], Var) and equation.invars[i] in varying]
 
 

@@ -97,8 +97,8 @@ class MidRad(Arithmetic):
         rad = (a.rad + size * b.rad) / distance + 2 * UNIT * np.abs(mid)
         exact = (b.rad == 0) & (a.rad == 0) & (np.abs(np.frexp(b.mid)[0]) == 0.5) & (np.abs(mid) > TINY)
         rad = np.where(is_zero(a) | exact, 0.0, rad * INFLATION + TINY)
-        # A denominator that may be zero: nothing is known; that is an error only if the result is used.
-        return Intervals(mid, np.where(bounded, rad, np.inf))
+        # A denominator that may be zero: no number at all, which no later function (tanh) may make one of again.
+        return Intervals(np.where(bounded, mid, np.nan), np.where(bounded, rad, np.inf))
 
     def matmul(self, a: Any, b: Any) -> Intervals:
         k = a.mid.shape[-1]
@@ -177,7 +177,12 @@ def is_zero(a: Intervals) -> np.ndarray:
 
 
 def mid_rad(ball: arb) -> tuple[float, float]:
-    """Doubles ``m, r`` with ``|x - m| <= r`` for all ``x`` of the ball; an infinite radius if not finite."""
+    """Doubles ``m, r`` with ``|x - m| <= r`` for all ``x`` of the ball; an infinite radius if not finite.
+
+    ``m`` is nan where the ball is no number (a logarithm outside its domain), so that it stays none.
+    """
+    if ball.is_nan():
+        return np.nan, np.inf
     mid = float(ball.mid())
     if not ball.is_finite() or not np.isfinite(mid):
         return 0.0, np.inf
