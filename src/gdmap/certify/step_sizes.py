@@ -8,7 +8,7 @@ import numpy as np
 
 # A decimal has at most so many digits, so that "1e400" or a hostile string costs nothing.
 MOST_DIGITS = 400
-SMALLEST, LARGEST = Fraction(1, 10**300), Fraction(10**300)
+SMALLEST, LARGEST = Fraction(1, 10**301), Fraction(10**301)
 
 
 def exact_step_size(step_size: Any, exact_decimals: bool = False) -> Fraction:
@@ -46,7 +46,7 @@ def exact_step_size(step_size: Any, exact_decimals: bool = False) -> Fraction:
     if exact <= 0:
         raise ValueError(f"step_size must be positive, got {step_size!r}")
     if not SMALLEST <= exact <= LARGEST:
-        raise ValueError(f"step_size must be between 1e-300 and 1e300, got {str(step_size)[:40]}")
+        raise ValueError(f"step_size must be between 1e-301 and 1e301, got {str(step_size)[:40]}")
     return exact
 
 
