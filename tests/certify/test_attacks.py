@@ -163,7 +163,7 @@ def test_forged_records():
     ],
 )
 def test_every_argument_is_read(options):
-    with pytest.raises(ValueError, match="must|without"):
+    with pytest.raises(ValueError, match=r"must|without"):
         gdmap.certify_nonsingular(DEAD, 0.5, **options)
 
 

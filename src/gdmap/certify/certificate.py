@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gdmap.bracket import Bracket
-from gdmap.certify.step_sizes import in_words
+from gdmap.certify.step_sizes import briefly, in_words
 
 Verdict = Literal["non-singular", "singular", "undecided"]
 # Closer than this, relatively, a step size and an exceptional one are practically the same.
@@ -51,6 +51,9 @@ class Certificate:
         What part of parameter space the verdict holds for, in words.
     step_sizes
         The step sizes asked for, exact; empty if every step size was asked for.
+    singular_step_sizes
+        The step sizes for which the map is proved singular, of those asked for; where every step size was asked
+        for those that were found, exact (irrational ones rounded).
     proved_up_to
         Where every step size was asked for: all of ``(0, proved_up_to]`` are proved, except those in
         ``exceptional``.
@@ -79,6 +82,7 @@ class Certificate:
     reason: str
     assumptions: tuple[str, ...]
     proof: dict[str, Any]
+    singular_step_sizes: tuple[Fraction, ...] = ()
 
     @property
     def status(self) -> str:
@@ -93,53 +97,61 @@ class Certificate:
 
     def explain(self) -> str:
         """The verdict, its scope, its assumptions and its warnings, in sentences."""
-        lines = [self.headline(), f"Scope: {self.scope}.", f"Proof: {self.method}."]
+        lines = [self.headline()]
+        if self.verdict != "undecided":
+            lines += [f"Scope: {self.scope}.", f"Proof: {self.method}."]
         if self.reason:
             lines.append(self.reason if self.reason.endswith(".") else self.reason + ".")
         lines += [f"Assumed: {assumption}." for assumption in self.assumptions]
-        if self.exceptional and not self.step_sizes:
-            shown = ", ".join(str(bracket) for bracket in self.exceptional[:5])
-            lines.append(f"Left out: step sizes in {shown}.")
+        if self.verdict == "singular" and not self.step_sizes:
+            lines.append("exceptional_step_sizes lists all that are found, and says whether there are others.")
         lines += self.warnings()
-        lines.append(
-            "The statement is about the traced formula over the real numbers; the rounding of a running program "
-            "is not covered."
-        )
+        if self.verdict != "undecided":
+            lines.append(
+                "The statement is about the traced formula over the real numbers; the rounding of a running "
+                "program is not covered."
+            )
         return "\n".join(lines)
 
     def headline(self) -> str:
         """The verdict in one sentence."""
-        if self.step_sizes:
-            if len(self.step_sizes) == 1:
-                about = f"step size {in_words(self.step_sizes[0])}"
-            else:
-                low, high = float(min(self.step_sizes)), float(max(self.step_sizes))
-                about = f"{len(self.step_sizes)} step sizes from {low:.6g} to {high:.6g}"
+        if self.verdict == "singular":
+            return self.headline_of_singular()
+        if len(self.step_sizes) == 1:
+            about = f"step size {in_words(self.step_sizes[0])}"
+        elif self.step_sizes:
+            low, high = float(min(self.step_sizes)), float(max(self.step_sizes))
+            about = f"each of {len(self.step_sizes)} step sizes from {low:.6g} to {high:.6g}"
+        elif self.verdict == "undecided" or self.proved_up_to == float("inf"):
+            about = "every step size"
         else:
-            about = (
-                "every step size"
-                if self.proved_up_to == float("inf")
-                else f"every step size up to {self.proved_up_to:.4g}"
-            )
-            if self.verdict == "singular":
-                about = "some step sizes"
-            elif self.verdict == "undecided":
-                about = "every step size"
-        words = {
-            "non-singular": "is non-singular",
-            "singular": "is singular",
-            "undecided": "is not decided to be non-singular",
-        }
-        return f"The map {words[self.verdict]} for {about}."
+            about = f"every step size up to {self.proved_up_to:.4g}"
+        if self.verdict == "undecided":
+            return f"It is undecided whether the map is non-singular for {about}."
+        if self.probability is not None:
+            low, sure = self.probability.lower, 100 * (self.probability.confidence or 0)
+            where = f"on pieces of probability at least {low:.4g} (estimated, at confidence {sure:g} %)"
+            return f"The map is non-singular for {about} {where}."
+        return f"The map is non-singular for {about}: proved."
+
+    def headline_of_singular(self) -> str:
+        """Where the map is singular, in one sentence."""
+        shown = ", ".join(in_words(size) for size in self.singular_step_sizes[:5])
+        shown += ", ..." if len(self.singular_step_sizes) > 5 else ""
+        plural = "s" if len(self.singular_step_sizes) > 1 else ""
+        others = len(self.step_sizes) - len(self.singular_step_sizes)
+        rest = f" ({len(self.singular_step_sizes)} of the {len(self.step_sizes)} asked for)" if others > 0 else ""
+        return f"The map is singular for step size{plural} {shown}{rest}: proved."
 
     def warnings(self) -> list[str]:
         """What a careful user should know."""
         nearest = self.nearest_exceptional
         if nearest is None or not self.step_sizes:
             return []
-        known = f"The nearest exceptional step size known is {nearest.step_size.value!r} ({nearest.reason})"
         if self.verdict == "singular":
             return []
+        size = briefly(nearest.exact) if nearest.exact is not None else f"about {nearest.step_size.value:.10g}"
+        known = f"The nearest exceptional step size known is {size} ({nearest.reason})"
         if nearest.relative_distance < NEAR:
             return [
                 f"Warning: {known}, at a relative distance of {nearest.relative_distance:.3g}. Strictly the map "

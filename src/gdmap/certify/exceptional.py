@@ -21,6 +21,7 @@ from gdmap.certify.search import (
     is_rational,
     telling_points,
 )
+from gdmap.certify.step_sizes import briefly, counted
 from gdmap.certify.subject import Subject, exact_point
 from gdmap.engines.balls.arithmetic import UndecidedError
 from gdmap.engines.pieces import Pattern
@@ -90,11 +91,12 @@ class ExceptionalStepSizes(list[ExceptionalStepSize]):
 
     def explain(self) -> str:
         """The list, and what it is worth, in sentences."""
-        lines = [f"{len(self)} exceptional step size(s) found; examined: {self.scope}."]
+        count = "no exceptional step size" if not self else counted(len(self), "exceptional step size")
+        lines = [f"Examined: {self.scope}; {count} found."]
         for one in self:
             state = "proved" if one.confirmed else "a candidate, not confirmed"
-            exact = f" = {one.exact}" if one.exact is not None else ""
-            lines.append(f"  {one.step_size.value:.12g}{exact} ({state}; {one.n_pieces} piece(s)): {one.reason}")
+            size = briefly(one.exact) if one.exact is not None else f"about {one.step_size.value:.12g}"
+            lines.append(f"  {size} ({state}, on {counted(one.n_pieces, 'piece')}): {one.reason}")
         if self.complete:
             reach = "" if np.isinf(self.proved_up_to) else f" up to {self.proved_up_to:.4g}"
             near = (

@@ -26,6 +26,7 @@ from gdmap.certify.search import (
     claims_on_piece,
     telling_points,
 )
+from gdmap.certify.step_sizes import counted, in_words
 from gdmap.certify.subject import Subject
 from gdmap.engines.balls.arithmetic import UndecidedError
 from gdmap.maps import Map
@@ -33,6 +34,8 @@ from gdmap.objectives import AbstractObjective
 
 # Constant curvatures are looked for in losses of at most so many parameters.
 LARGEST_EXAMINED = 3000
+# A rounded step size is told from others so far.
+SAME = 1e-9
 
 
 def certify_nonsingular(
@@ -122,19 +125,30 @@ def certify_nonsingular(
         return search.certificate_for_optimiser(request)
     if batch_size is not None or batches is not None:
         return search.certificate_of_batches(batch_size, batches, request)
+    if point is not None:
+        require_piece(subject, point)
     search.everywhere()
     scope, probability = "all of parameter space", None
+    if point is not None and not search.is_covered(search.coverage):
+        scope = search.about_weights(point)
+        return search.certificate(scope, None, request)
     if not search.is_settled:
-        search.look_for_singular_pieces(point)
+        search.look_for_singular_pieces()
     if not search.is_settled and assume_bounded:
         search.on_assumption()
-    if not search.is_settled and point is not None:
-        scope = search.on_piece_of(point)
-    elif not search.is_settled and not subject.pieces.is_smooth:
+    if not search.is_settled and not subject.pieces.is_smooth:
         probability = search.on_drawn_pieces(drawn)
     elif not search.is_settled and not subject.covers_all:
         scope = search.on_piece_of(generic_points(subject, 1, 0.3)[0])
     return search.certificate(scope, probability, request)
+
+
+def require_piece(subject: Subject, point: Sequence[Fraction]) -> None:
+    """Refuse weights that lie on a kink, or where the loss is undefined."""
+    try:
+        subject.require_value(point, subject.pattern(point))
+    except UndecidedError as error:
+        raise ValueError(f"theta lies in no piece: {error}") from error
 
 
 @dataclass
@@ -150,6 +164,7 @@ class Search:
     constants: list[tuple[Curvature, str]] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     singular_scope: str = ""
+    remark: str = ""
     batches: Any = None
     scope_of_claims: str = "everywhere"
     coverages: dict[int, Coverage] = field(default_factory=dict)
@@ -225,20 +240,38 @@ class Search:
             self.coverage = both
             self.claims.append(claim)
 
-    def look_for_singular_pieces(self, point: Sequence[Fraction] | None) -> None:
+    def look_for_singular_pieces(self) -> None:
         """Look for a piece on which a Hessian eigenvalue is constant and makes the map singular."""
         if self.subject.dim > LARGEST_EXAMINED:
             return
-        for start in self.interesting_points(point):
-            for claim in self.claims_of_singularity(start):
-                finding = self.verified(claim)
-                if finding is not None and finding.singular:
-                    self.singular |= finding.singular
-                    self.claims = [claim]
-                    whole = finding.scope == "everywhere"
-                    self.scope_of_claims = finding.scope
-                    self.singular_scope = "all of parameter space" if whole else "one piece, of positive measure"
-                    return
+        for start in self.interesting_points():
+            if self.is_singular_on_piece_of(start):
+                return
+
+    def is_singular_on_piece_of(self, start: Sequence[Fraction]) -> bool:
+        """Prove that the map is singular on the piece of a point, if that can be proved."""
+        for claim in self.claims_of_singularity(start):
+            finding = self.verified(claim)
+            if finding is not None and finding.singular:
+                self.singular |= finding.singular
+                self.claims, self.scope_of_claims = [claim], finding.scope
+                whole = finding.scope == "everywhere"
+                self.singular_scope = "all of parameter space" if whole else "one piece, of positive measure"
+                return True
+        return False
+
+    def about_weights(self, point: Sequence[Fraction]) -> str:
+        """Decide the piece of given weights; its scope in words."""
+        elsewhere, self.singular = set(self.singular), set()
+        if self.subject.dim <= LARGEST_EXAMINED and self.is_singular_on_piece_of(point):
+            if self.scope_of_claims != "everywhere":
+                self.singular_scope = "the piece of the given weights, of positive measure"
+            return self.singular_scope
+        scope = self.on_piece_of(point)
+        if elsewhere:
+            sizes = ", ".join(in_words(size) for size in sorted(elsewhere))
+            self.remark = f"On other pieces the map is singular at step size {sizes}"
+        return scope
 
     def claims_of_singularity(self, start: Sequence[Fraction]) -> Iterator[Claim]:
         """Claims that the map is singular on the piece of a point."""
@@ -252,12 +285,11 @@ class Search:
         except UndecidedError:
             return
 
-    def interesting_points(self, point: Sequence[Fraction] | None) -> list[Sequence[Fraction]]:
+    def interesting_points(self) -> list[Sequence[Fraction]]:
         """Points whose pieces are examined."""
-        first = [] if point is None else [point]
         if self.subject.pieces.is_smooth:
-            return [*first, generic_points(self.subject, 1, 0.3)[0]]
-        return [*first, *telling_points(self.subject)]
+            return [generic_points(self.subject, 1, 0.3)[0]]
+        return [*telling_points(self.subject)]
 
     def on_piece_of(self, point: Sequence[Fraction]) -> str:
         """Prove what can be proved about the piece of a point; its scope in words."""
@@ -298,7 +330,7 @@ class Search:
         if subject.dim > LARGEST_EXAMINED:
             return []
         found: dict[str, tuple[Curvature, str]] = {}
-        for start in self.interesting_points(None):
+        for start in self.interesting_points():
             try:
                 pattern = subject.pattern(start)
                 for curvature in constant_curvatures(subject, pattern):
@@ -343,7 +375,7 @@ class Search:
             own = Search(batch_subject(self.subject, batch), self.step_sizes, self.effort)
             own.everywhere()
             if not own.is_settled:
-                own.look_for_singular_pieces(None)
+                own.look_for_singular_pieces()
             if own.singular:
                 entries = [{"batch": list(batch), "claims": own.claims}]
                 self.singular_scope = f"batch {list(batch)}: {own.singular_scope}"
@@ -364,25 +396,22 @@ class Search:
         assumptions = assumptions_of(self.subject, self.claims)
         nearest = None if self.batches is not None else self.nearest()
         exceptional = self.left_out()
-        reason = ". ".join(filter(None, (request.map, request.note)))
+        reason = ". ".join(filter(None, (request.map, request.note, self.remark)))
         if self.singular:
             verdict, scope, probability = "singular", self.singular_scope, None
-            if self.step_sizes:
-                sizes = ", ".join(str(float(size)) for size in sorted(self.singular))
-                reason = f"Singular at step size {sizes}" + (f": {nearest.reason}" if nearest is not None else "")
-            else:
-                known = {1 / float(c): why for c, why in self.known_curvatures()}
-                reason = "; ".join(f"exceptional step size {size:.10g}: {known[size]}" for size in sorted(known))
+            why = [] if self.batches is not None else self.reasons_of_singularity()
+            reason = ". ".join(filter(None, (request.map, request.note, *why)))
         elif covered or probability is not None:
             verdict = "non-singular"
         else:
             verdict = "undecided"
-            reason = "Not proved: " + (
-                "; ".join(dict.fromkeys(self.failures[-4:])) or "the excluded curvatures contain it"
+            reason = "What was tried last: " + (
+                "; ".join(dict.fromkeys(self.failures[-3:])) or "the curvatures that are not excluded contain it"
             )
         if probability is not None:
             confidence = 100 * (probability.confidence or 0)
-            scope = f"pieces of total probability at least {probability.lower:.4g}, at confidence {confidence:g} %"
+            scope = f"pieces of total probability at least {probability.lower:.4g} at confidence {confidence:g} %"
+            scope += law_of(self.claims[0])
         kind = "drawn" if probability is not None else self.scope_of_claims
         statement = statement_of(
             verdict, self.step_sizes, self.subject.exact_decimals, kind, request.map, self.batches, probability
@@ -397,11 +426,26 @@ class Search:
             exceptional=exceptional,
             nearest_exceptional=nearest,
             probability=probability,
-            method="none" if verdict == "undecided" else "; ".join(in_words_of(claim) for claim in self.claims),
+            method=(
+                "none"
+                if verdict == "undecided"
+                else "; ".join(in_words_of(claim, self.subject.pieces.is_smooth) for claim in self.claims)
+            ),
             reason=reason,
             assumptions=tuple(assumptions),
             proof=proof,
+            singular_step_sizes=tuple(sorted(self.singular)),
         )
+
+    def reasons_of_singularity(self) -> list[str]:
+        """Why the map is singular, for each step size, in words."""
+        known = self.known_curvatures()
+        found = []
+        for size in sorted(self.singular):
+            near = [why for curvature, why in known if abs(float(curvature) * float(size) - 1) < SAME]
+            if near:
+                found.append(f"{in_words(size)}: {near[0]}" if len(self.singular) > 1 else capitalised(near[0]))
+        return found
 
     def proved_up_to(self) -> float:
         """Up to which step size all are proved, apart from the intervals left out."""
@@ -445,41 +489,58 @@ class Search:
         )
 
 
-def in_words_of(claim: Claim) -> str:
+def capitalised(text: str) -> str:
+    """A sentence that begins with a capital."""
+    return text[:1].upper() + text[1:]
+
+
+def law_of(claim: Claim) -> str:
+    """The law that a claim drew its points from, in words."""
+    if claim["law"] == "normal":
+        return f", of {claim['n']} draws from N(0, {claim['scale']:g}^2) with seed {claim['seed']}"
+    return f", of {claim['n']} draws from the given law with seed {claim['seed']}"
+
+
+def in_words_of(claim: Claim, smooth: bool) -> str:
     """How a claim proves what it proves."""
     kind = claim["kind"]
     if kind == "growth":
         if claim.get("assumed_bounded"):
-            return "a bounded analytic loss (assumed) has a point with H below 1/eta"
-        curvature = claim["found"]["curvature"]
-        return f"growth: L grows at most like (c/2) r^2 with c = {curvature}, so some point has H <= c I"
-    if kind == "spectra":
-        where = (
-            "all patterns at once, at one point"
-            if claim["pattern"] == "every"
-            else f"{len(claim['points'])} point(s)"
+            return "a bounded analytic loss (assumed): at some point H < I/eta"
+        found = claim["found"]
+        bound = f", {found['steps'][-1]} with r = ||theta||" if found["steps"] else ""
+        curvature = float(found["curvature"])
+        return (
+            f"growth: L grows at most like (c/2) ||theta||^2 with c = {curvature:.6g}{bound}; where L less a "
+            "slightly steeper parabola is largest, H <= c I, so I - eta H is positive definite for every eta < 1/c"
         )
-        how = "a bound on the norm" if claim.get("bound") == "norm" else "verified spectra"
-        return f"{how} of the Hessian ({where})"
-    if kind == "exact spectra":
-        return f"exact characteristic polynomials at {len(claim['points'])} rational points"
+    if kind in ("spectra", "exact spectra"):
+        if claim["pattern"] == "every" and not smooth:
+            where = "at one point, for all activation patterns at once"
+        else:
+            where = f"at {counted(len(claim['points']), 'point')}"
+        if kind == "exact spectra":
+            return f"the exact characteristic polynomial of the Hessian {where}"
+        how = "a verified bound on the norm" if claim.get("bound") == "norm" else "the verified spectrum"
+        return f"{how} of the Hessian {where}"
     if kind == "regular":
         if claim.get("bits"):
-            return f"the determinant of I - eta H at one point, in {claim['bits']}-bit balls, is not zero"
+            return f"det(I - eta H) is not zero at one point, in balls of {claim['bits']} bits"
         return "I - eta H is regular at one point (verified double precision, Rump's test)"
     if kind == "every piece":
         return f"all {claim['n_pieces']} pieces listed and certified one by one ({claim['method']})"
     if kind == "constant directions":
-        return f"the Hessian acts on {len(claim['basis'])} direction(s) in one way everywhere, exactly"
+        which = counted(len(claim["basis"]), "direction")
+        return f"{which} on which the Hessian acts in the same way at every point, exactly, 1/eta an eigenvalue"
     if kind == "every batch":
         size = claim["batch_size"]
-        return f"a bound on the norm of the Hessian at one point, for all batches of {size} and all patterns"
+        return f"a verified bound on the norm of the Hessian at one point, for all batches of {size} at once"
     if kind == "each batch":
-        return f"{len(claim['batches'])} mini-batch map(s), one by one"
+        return f"{counted(len(claim['batches']), 'mini-batch map')}, one by one"
     if kind == "vanishing determinant":
         return "det(I - eta H) is the zero polynomial, by exact symbolic evaluation"
     if kind == "drawn pieces":
-        return f"the pieces of {claim['n']} random initialisations certified one by one"
+        return f"the pieces of {claim['n']} random initialisations, certified one by one"
     return kind
 
 

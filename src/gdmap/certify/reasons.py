@@ -26,15 +26,12 @@ def reason_of(subject: Subject, pattern: Pattern, curvature: Curvature) -> str:
     if not coordinates:
         return "along some directions the loss is a fixed parabola (weight decay where the data leave it flat)"
     gradients = [subject.constant_gradient(pattern, k) for k in coordinates]
-    names = ", ".join(map(str, coordinates[:4])) + (", ..." if len(coordinates) > 4 else "")
+    names = ", ".join(subject.name_of(k) for k in coordinates[:3]) + (", ..." if len(coordinates) > 3 else "")
     if all(g is not ANY and g == 0 for g in gradients):
-        return (
-            f"the loss is the fixed parabola (c/2) theta_k^2 in parameter {names}, apart from the others (weight "
-            "decay on a parameter that the data do not reach, for instance): one step at this size takes it to 0"
-        )
+        return f"in {names} the loss is a parabola round 0, whatever the rest (weight decay that no data oppose)"
     if dead:
-        return f"all units of a layer are dead, and parameter {names} (an output bias) sees a fixed parabola"
-    return f"the loss is a fixed parabola in parameter {names}, apart from the others"
+        return f"where all units of a layer are dead, the loss is a fixed parabola in {names} (an output bias)"
+    return f"in {names} the loss is a fixed parabola, whatever the rest"
 
 
 def has_root(action: Any, curvature: Curvature) -> bool:

@@ -17,7 +17,7 @@ from gdmap.certify.claims import Claim, UnprovedError, verify
 from gdmap.certify.coverage import NOTHING, Coverage
 from gdmap.certify.drawn import verify_drawn
 from gdmap.certify.request import read_request
-from gdmap.certify.step_sizes import exact_step_size
+from gdmap.certify.step_sizes import counted, exact_step_size
 from gdmap.certify.subject import Subject
 from gdmap.maps import Map
 from gdmap.objectives import AbstractObjective
@@ -169,6 +169,10 @@ def check_proof(objective: AbstractObjective | Map, proof: dict[str, Any] | str 
     Check
         Truthy if the verdict follows; ``reason`` says what was verified, or what fails.
     """
+    if not isinstance(objective, (AbstractObjective, Map)):
+        raise TypeError(f"expected a gdmap objective or map, got {type(objective).__name__}")
+    if not isinstance(proof, (dict, str, os.PathLike)):
+        raise TypeError(f"expected a proof record or the path of one, got {type(proof).__name__}")
     try:
         record = read_record(proof)
         if record.get("kind") in OTHER_RECORDS:
@@ -192,15 +196,22 @@ def other_check(map_: Any, record: dict[str, Any]) -> Check:
 def read_record(proof: Any) -> dict[str, Any]:
     """A record, from a file if need be."""
     if isinstance(proof, dict):
-        return proof
+        return as_record(proof)
     try:
-        return json.loads(Path(proof).read_text())
+        return as_record(json.loads(Path(proof).read_text()))
     except UnicodeDecodeError as error:
         raise UnprovedError("the record is no text, hence no JSON") from error
     except OSError as error:
         raise UnprovedError(f"the record cannot be read: {error}") from error
     except json.JSONDecodeError as error:
         raise UnprovedError(f"the record is no JSON: {error}") from error
+
+
+def as_record(value: Any) -> dict[str, Any]:
+    """A value, if it looks like a record."""
+    if not isinstance(value, dict) or not ("format" in value or "kind" in value):
+        raise UnprovedError("this is no proof record of gdmap (Certificate.save writes one)")
+    return value
 
 
 def checked(subject_of_proof: AbstractObjective | Map, record: dict[str, Any]) -> Check:
@@ -263,7 +274,13 @@ def checked(subject_of_proof: AbstractObjective | Map, record: dict[str, Any]) -
     if verdict == "singular":
         if not singular:
             raise UnprovedError("the claims do not prove the map singular at these step sizes")
-        return Check(True, f"singular at step size {', '.join(map(str, sorted(singular)))}: verified{assumed}")
+        kinds = {claim["kind"] for claim in record["claims"]}
+        whole = scopes == {"everywhere"} and kinds <= {"constant directions", "vanishing determinant"}
+        where = "all of parameter space" if whole else "a piece of positive measure"
+        if statement["batches"] is not None:
+            where = "the map of a mini-batch"
+        named = ", ".join(map(str, sorted(singular)))
+        return Check(True, f"singular at step size {named}, on {where}: verified{assumed}")
     if verdict != "non-singular":
         raise UnprovedError(f"{verdict!r} is no verdict")
     if len(places) != 1:
@@ -286,7 +303,7 @@ def checked(subject_of_proof: AbstractObjective | Map, record: dict[str, Any]) -
         where = f"on pieces of probability at least {probability.lower:.4g} at confidence {confidence:g} %"
         if any(claim.get("law") == "given" for claim in record["claims"]):
             where += " (taking the draws of the record for independent draws of their law)"
-    return Check(True, f"non-singular {where}, {len(record['claims'])} claim(s) verified{assumed}")
+    return Check(True, f"non-singular {where}, {counted(len(record['claims']), 'claim')} verified{assumed}")
 
 
 def check_batches(objective: AbstractObjective, statement: dict[str, Any], claims: Sequence[Claim]) -> None:

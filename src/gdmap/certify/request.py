@@ -72,6 +72,8 @@ def checked_theta(theta: Any, dim: int) -> tuple[Fraction, ...]:
         raise ValueError(
             f"theta has shape {array.shape}, expected ({dim},): pass one flat parameter vector (objective.ravel)"
         )
+    if np.issubdtype(array.dtype, np.integer):
+        array = array.astype(float)
     if not np.issubdtype(array.dtype, np.floating):
         raise TypeError(f"theta must hold floating-point numbers, got dtype {array.dtype}")
     if not np.all(np.isfinite(array)):

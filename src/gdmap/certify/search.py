@@ -159,6 +159,8 @@ def claim_of_vanishing(
     pattern = subject.pattern(point)
     for place in rational_points(subject, 2):
         hessian = subject.float_hessian(place, pattern)
+        if not np.all(np.isfinite(hessian)):
+            return None
         eigenvalues = np.linalg.eigvalsh(hessian)
         if all(distance(eigenvalues, size) > SUSPICIOUS for size in step_sizes):
             return None

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
+import jax
 import numpy as np
 
 # A decimal has at most so many digits, so that "1e400" or a hostile string costs nothing.
@@ -23,8 +24,8 @@ def exact_step_size(step_size: Any, exact_decimals: bool = False) -> Fraction:
     ValueError, TypeError
         If it is not one positive finite number.
     """
-    if isinstance(step_size, np.ndarray) and step_size.ndim == 0:
-        step_size = step_size[()]
+    if isinstance(step_size, (np.ndarray, jax.Array)) and step_size.ndim == 0:
+        step_size = np.asarray(step_size)[()]
     if isinstance(step_size, bool) or not isinstance(
         step_size, (Fraction, int, float, str, np.integer, np.floating)
     ):
@@ -42,7 +43,9 @@ def exact_step_size(step_size: Any, exact_decimals: bool = False) -> Fraction:
         else:
             exact = Fraction(int(step_size) if isinstance(step_size, np.integer) else step_size)
     except (ValueError, OverflowError, ZeroDivisionError):
-        raise ValueError(f"step_size must be one positive finite number, got {step_size!r}") from None
+        raise ValueError(
+            f"step_size must be one positive finite number such as 0.1 or '1/10', got {step_size!r}"
+        ) from None
     if exact <= 0:
         raise ValueError(f"step_size must be positive, got {step_size!r}")
     if not SMALLEST <= exact <= LARGEST:
@@ -60,6 +63,15 @@ def exact_step_sizes(step_size: Any, exact_decimals: bool = False) -> tuple[Frac
     return (exact_step_size(step_size, exact_decimals),)
 
 
+def briefly(exact: Fraction) -> str:
+    """An exact number as text: as it is if that is short, else rounded, with a sign for it."""
+    text = str(exact)
+    shortest = repr(float(exact))
+    if Fraction(shortest) == exact and len(shortest) <= len(text):
+        return shortest
+    return text if len(text) <= 12 else f"about {float(exact):.10g}"
+
+
 def in_words(exact: Fraction) -> str:
     """A step size as text: as a decimal if it is a short one, else the float next to it with its exact form."""
     shortest = repr(float(exact))
@@ -68,3 +80,8 @@ def in_words(exact: Fraction) -> str:
     if Fraction(float(exact)) == exact:
         return f"{shortest} (the binary number of that name, not the decimal)"
     return f"{exact.numerator}/{exact.denominator}"
+
+
+def counted(number: int, name: str) -> str:
+    """A number of things."""
+    return f"one {name}" if number == 1 else f"{number} {name}s"

@@ -90,6 +90,18 @@ class Subject:
             return
         raise error
 
+    def name_of(self, coordinate: int) -> str:
+        """What a parameter is called: its place in the pytree of the objective, or its number."""
+        template = getattr(self.objective, "template", None)
+        for path, leaf in [] if template is None else jax.tree_util.tree_leaves_with_path(template):
+            size = getattr(leaf, "size", 0) if isinstance(leaf, jax.ShapeDtypeStruct) else 0
+            if coordinate < size:
+                index = np.unravel_index(coordinate, leaf.shape)
+                place = f"[{', '.join(str(int(i)) for i in index)}]" if leaf.shape else ""
+                return f"{jax.tree_util.keystr(path) or 'theta'}{place}"
+            coordinate -= size
+        return f"theta[{coordinate}]"
+
     def point(self, point: Sequence[Fraction], arithmetic: Arithmetic) -> Any:
         """Exact numbers as a value of an arithmetic."""
         if isinstance(arithmetic, Rational):

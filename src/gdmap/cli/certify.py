@@ -75,8 +75,8 @@ def certify(
     Examples: `gdmap certify file.py:net --step-size 0.1 --save proof.json`,
     `gdmap certify --check proof.json file.py:net`, `gdmap certify --exceptional file.py:net`
 
-    Exit status: 0 proved (non-singular or singular), 2 a mistake in the input, 3 undecided (with --exceptional:
-    the list may not be complete), 4 a record that does not hold.
+    Exit status: 0 proved (non-singular or singular), 2 a mistake in the input, 3 not proved (undecided, or estimated:
+    with a confidence only; with --exceptional: the list may not be complete), 4 a record that does not hold.
     """
     reference = one_target(target, objective)
     if check is not None:
@@ -128,7 +128,7 @@ def certify(
         if picture is not None:
             lines.append(f"Written to {picture}: the sign of the determinant (computed, no proof).")
         show(lines)
-    raise typer.Exit(PROVED if decided else UNDECIDED)
+    raise typer.Exit(PROVED if answer.status == "proved" else UNDECIDED)
 
 
 def one_target(target: str | None, objective: str | None) -> str | None:
