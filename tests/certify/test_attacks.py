@@ -23,7 +23,7 @@ def forged(record, **changes):
 
 
 def quartic_where(condition):
-    """``t^2 / 2`` where the condition holds, singular there at step size 1, and ``t^4`` elsewhere, with a kink besides."""
+    """``t^2 / 2`` where the condition holds, singular there at step size 1, ``t^4`` elsewhere, and a kink besides."""
     return gdmap.Function(
         lambda t: jnp.where(condition(t[0]), t[0] ** 2 / 2, t[0] ** 4) + jax.nn.relu(t[1]) ** 2 * 0.3 + t[1] ** 4,
         2,
@@ -73,7 +73,8 @@ def test_a_power_of_zero_jumps():
 
 def test_given_weights_outside_the_domain():
     loss = gdmap.Function(lambda t: jnp.log(t[0]) + t[0] ** 2, 1)
-    assert gdmap.certify_nonsingular(loss, 0.5, theta=np.array([-2.0])).verdict == "undecided"
+    with pytest.raises(ValueError, match="no piece"):
+        gdmap.certify_nonsingular(loss, 0.5, theta=np.array([-2.0]))
     assert gdmap.certify_nonsingular(loss, 0.5, theta=np.array([2.0])).verdict == "non-singular"
 
 

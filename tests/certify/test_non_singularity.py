@@ -180,6 +180,35 @@ def test_schedules_ask_for_every_step_size():
     assert gdmap.certify_nonsingular(QUARTIC, [0.5, 1.0]).verdict == "singular"
 
 
+def test_constant_directions_that_are_no_coordinates():
+    loss = gdmap.Function(lambda t: jnp.tanh(t[0] + t[1]) + (t[0] - t[1]) ** 2, 2)
+    proved(loss, 0.25, "singular")
+    (only,) = gdmap.exceptional_step_sizes(loss)
+    assert only.exact == Fraction(1, 4) and only.confirmed
+
+
+def test_a_schedule_names_the_singular_step_sizes():
+    certificate = gdmap.certify_nonsingular(QUARTIC, [0.5, 1, 2])
+    assert certificate.singular_step_sizes == (1,)
+    assert "singular for step size 1.0 (1 of the 3 asked for)" in certificate.explain()
+
+
+def test_given_weights_are_about_their_own_piece():
+    huber = gdmap.Function(lambda w: jnp.where(jnp.abs(w[0]) < 1, w[0] ** 2 / 2, jnp.abs(w[0]) - 0.5), 1)
+    assert gdmap.certify_nonsingular(huber, 1).verdict == "singular"
+    assert "given weights" in proved(huber, 1, "singular", theta=[0.5]).scope
+    assert "given weights" in proved(huber, 1, "non-singular", theta=[3.0]).scope
+
+
+def test_parameters_are_called_by_their_names():
+    def loss(p, x, y):
+        return (p["v"] @ jax.nn.relu(p["w"] * x + p["b"]) + p["c"] - y) ** 2 / 2
+
+    params = {"w": np.ones(2), "b": np.ones(2), "v": np.ones(2), "c": np.ones(())}
+    (only,) = gdmap.exceptional_step_sizes(gdmap.Objective(loss, params, data=(X, Y)))
+    assert "['c']" in only.reason
+
+
 def test_mini_batches():
     proved(bias_free(), 0.3, "non-singular", batch_size=2)
     assert "batch" in proved(relu_121(), 1.0, "singular", batch_size=1).scope
@@ -237,6 +266,8 @@ def test_weights_of_interest():
     with pytest.raises(ValueError, match="shape"):
         gdmap.certify_nonsingular(loss, 0.1, theta=np.ones(3))
     with pytest.raises(TypeError, match="floating"):
+        gdmap.certify_nonsingular(loss, 0.1, theta=np.ones(7, complex))
+    with pytest.raises(ValueError, match="no piece"):  # on a kink
         gdmap.certify_nonsingular(loss, 0.1, theta=np.ones(7, int))
     with pytest.raises(TypeError, match="objective"):
         gdmap.certify_nonsingular(lambda t: t, 0.1)

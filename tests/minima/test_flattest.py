@@ -72,6 +72,7 @@ def test_a_permutation_of_hidden_units_changes_nothing():
     assert second.min_sharpness.value == pytest.approx(first.min_sharpness.value, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_minima_that_become_flat_without_end():
     critical = critical_step_size(Function(lambda w: w[0] ** 2 / (1 + w[1] ** 2) / 2, 2), starts=4)
     assert critical.search.falling
@@ -187,6 +188,7 @@ def test_what_cannot_be_answered_is_refused():
         critical_step_size(lambda w: w @ w)
 
 
+@pytest.mark.slow
 def test_huber_residuals_within_its_quadratic_part_have_the_threshold_of_the_square_loss():
     rng = np.random.default_rng(1)
     inputs = rng.normal(size=(20, 1))

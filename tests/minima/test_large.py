@@ -132,6 +132,7 @@ def test_bad_arguments():
         large_minima(Function(lambda w: w @ w, 3))
 
 
+@pytest.mark.slow
 def test_a_search_stopped_short_says_so(monkeypatch):
     monkeypatch.setattr("gdmap.minima.large.MOVE_STEPS", 2)
     monkeypatch.setattr("gdmap.minima.large.MOVES", 2)

@@ -130,6 +130,7 @@ def test_the_cycle_bends_by_the_second_order_term():
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10_000), st.floats(1e-3, 1e3), st.floats(1e-2, 1e2))
+@pytest.mark.slow
 def test_scaling_laws_and_orthogonal_changes(seed, factor, length):
     quartic = random_quartic(seed)
     base = flip_of(quartic)
@@ -460,6 +461,7 @@ def softmax_regression(scale=1.0):
 
 
 @pytest.mark.parametrize("scale", [1.0, pytest.param(1e-6, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_a_sharpness_constant_by_symmetry_is_flat_not_drifting(scale):
     loss = softmax_regression(scale)
     flip = flip_coefficient(loss, find_minimum(softmax_regression(), np.zeros(9)).theta)

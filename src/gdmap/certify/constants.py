@@ -33,6 +33,8 @@ LARGEST_EXACT = 60
 # Determinants of larger matrices of polynomials are not expanded, nor those of more terms.
 LARGEST_SYMBOLIC = 16
 MOST_TERMS = 20_000
+# Directions are tried with denominators up to this.
+LARGEST_DENOMINATOR = 64
 # Rows of two Hessians that agree so far may be constant.
 AGREEMENT = 1e-9
 
@@ -125,7 +127,7 @@ def constant_directions(subject: Subject, pattern: Pattern) -> ConstantDirection
     Proposed by rows of the Hessian that hold no unknown and, where the loss is a polynomial on the piece, by exact
     Hessians at a few points, which need not be coordinates; proved by evaluating with every parameter unknown.
     """
-    proposals = [from_polynomial, from_coordinates]
+    proposals = [from_polynomial, from_coordinates, from_differences]
     for propose in proposals:
         found = propose(subject, pattern)
         if found is not None:
@@ -152,6 +154,57 @@ def from_coordinates(subject: Subject, pattern: Pattern) -> ConstantDirections |
         [[fmpq(int(k == index)) for k in range(subject.pieces.dim)] for index in block.indices], object
     )
     return ConstantDirections(basis, block.matrix)
+
+
+def from_differences(subject: Subject, pattern: Pattern) -> ConstantDirections | None:
+    """Rational directions on which Hessians at random points agree in floating point, each an eigenvector."""
+    if subject.dim > LARGEST_EXAMINED or subject.extra:
+        return None
+    one, *others = (subject.float_hessian(point, pattern) for point in generic_points(subject, 3, 0.5))
+    differences = np.concatenate([one - other for other in others])
+    if not np.all(np.isfinite(differences)):
+        return None
+    _, sizes, right = np.linalg.svd(differences)
+    rank = int(np.sum(sizes > AGREEMENT * max(sizes[0], np.max(np.abs(one)), 1e-300)))
+    vectors = [rationalised(row) for row in echelon(right[rank:])]
+    if not vectors or any(vector is None for vector in vectors):
+        return None
+    basis = np.array(vectors, object)
+    try:
+        images = subject.constant_images(pattern, basis)
+    except (UndecidedError, ZeroDivisionError):
+        return None
+    found = []
+    for vector, image in zip(basis, images, strict=True):
+        pivot = next(k for k, x in enumerate(vector) if x != 0)
+        value = image[pivot] / vector[pivot] if image[pivot] is not ANY else ANY
+        if value is not ANY and all(y is not ANY and y == value * x for x, y in zip(vector, image, strict=True)):
+            found.append((vector, value))
+    if not found:
+        return None
+    k = len(found)
+    action = fmpq_mat(k, k, [found[i][1] if i == j else fmpq(0) for i in range(k) for j in range(k)])
+    return ConstantDirections(np.array([vector for vector, _ in found], object), action)
+
+
+def echelon(rows: np.ndarray) -> np.ndarray:
+    """The reduced echelon form of independent rows, with pivoting, in floating point."""
+    rows = np.array(rows, float)
+    for i in range(len(rows)):
+        best, column = divmod(int(np.argmax(np.abs(rows[i:]))), rows.shape[1])
+        rows[[i, i + best]] = rows[[i + best, i]]
+        rows[i] /= rows[i, column]
+        others = np.arange(len(rows)) != i
+        rows[others] -= np.outer(rows[others, column], rows[i])
+    return rows
+
+
+def rationalised(row: np.ndarray) -> list[fmpq] | None:
+    """A vector with small denominators near a float one, ``None`` if there is none."""
+    exact = [Fraction(float(x)).limit_denominator(LARGEST_DENOMINATOR) for x in row]
+    if max(abs(float(x) - float(y)) for x, y in zip(exact, row, strict=True)) > AGREEMENT:
+        return None
+    return [fmpq(x.numerator, x.denominator) for x in exact]
 
 
 def rows_that_look_constant(subject: Subject, pattern: Pattern) -> np.ndarray:

@@ -75,8 +75,8 @@ def certify(
     Examples: `gdmap certify file.py:net --step-size 0.1 --save proof.json`,
     `gdmap certify --check proof.json file.py:net`, `gdmap certify --exceptional file.py:net`
 
-    Exit status: 0 proved (non-singular or singular), 2 a mistake in the input, 3 not proved (undecided, or estimated:
-    with a confidence only; with --exceptional: the list may not be complete), 4 a record that does not hold.
+    Exit status: 0 proved (non-singular or singular), 2 a mistake in the input, 3 not proved (undecided, or
+    estimated; with --exceptional: the list may not be complete), 4 a record that does not hold.
     """
     reference = one_target(target, objective)
     if check is not None:
