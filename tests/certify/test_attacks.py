@@ -23,7 +23,7 @@ def forged(record, **changes):
 
 
 def quartic_where(condition):
-    """``t^2 / 2`` where the condition holds, singular there at step size 1, ``t^4`` elsewhere, and a kink besides."""
+    """Singular at step size 1 where the condition holds (``t^2 / 2``), ``t^4`` elsewhere, and a kink besides."""
     return gdmap.Function(
         lambda t: jnp.where(condition(t[0]), t[0] ** 2 / 2, t[0] ** 4) + jax.nn.relu(t[1]) ** 2 * 0.3 + t[1] ** 4,
         2,
