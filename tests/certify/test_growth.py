@@ -225,6 +225,7 @@ def test_bounded_losses_are_recognised():
     assert probability.bounded and "between" in probability.steps[0]
 
 
+@pytest.mark.slow
 def test_the_largest_value_less_a_parabola_has_small_curvature():
     """The argument behind it: where ``L - (c'/2) r^2`` is largest, the Hessian's eigenvalues are at most c'."""
     loss, slope = LOSSES["cross-entropy"][0], 0.05

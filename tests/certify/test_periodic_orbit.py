@@ -330,6 +330,7 @@ def test_equal_multipliers_share_their_enclosure():
 
 @given(st.integers(0, 2**32 - 1))
 @settings(max_examples=12, deadline=None)
+@pytest.mark.slow
 def test_random_critical_points_against_double_precision(seed):
     rng = np.random.default_rng(seed)
     A, b = rng.standard_normal((4, 3)), rng.standard_normal(4)

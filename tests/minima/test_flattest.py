@@ -14,7 +14,7 @@ from tests.conftest import random_network
 from tests.minima.losses import Product, TanhNeuron, TwoHidden, matrix_product
 
 
-@pytest.mark.parametrize("y", [0.1, 0.5, 1.0, 3.0])
+@pytest.mark.parametrize("y", [0.1, 0.5, *(pytest.param(y, marks=pytest.mark.slow) for y in (1.0, 3.0))])
 def test_the_tanh_neuron(y):
     # theory 6.3: eta_crit = (sqrt(1 + y^2) + y) / y
     critical = critical_step_size(Function(TanhNeuron(y), 2))
@@ -56,6 +56,7 @@ def test_closed_forms(loss, dim, sharpness):
 @pytest.mark.parametrize(
     ("seed", "widths"), [(0, (3, 3, 2)), pytest.param(1, (2, 3, 3, 2), marks=pytest.mark.slow)]
 )
+@pytest.mark.slow
 def test_the_search_meets_the_formula_of_linear_networks(seed, widths):
     network = random_network(seed, widths, spread=2)
     formula = critical_step_size(network).min_sharpness

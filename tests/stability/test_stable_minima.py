@@ -95,6 +95,7 @@ def test_spectrum_where_the_smallest_eigenvalue_is_not_bounded_below():
     assert found.attrs["bounded"] == "bounded"
 
 
+@pytest.mark.slow
 def test_no_stable_minimum_above_the_critical_step_size():
     network = random_network(0, (2, 2, 2))
     critical = gdmap.critical_step_size(network)

@@ -10,6 +10,7 @@ import numpy as np
 from jax.extend.core import Literal
 
 from gdmap.bracket import Bracket
+from gdmap.certify.constants import generic_points
 from gdmap.certify.drawn import Drawn, points_of
 from gdmap.certify.margins import affine_margins, every_piece
 from gdmap.certify.request import checked_theta
@@ -82,11 +83,15 @@ def pieces(
         If the pieces cannot be listed, or are more than ``max_pieces``.
     """
     subject = Subject(objective, exact_decimals)
+    if subject.pieces.is_smooth:
+        point = generic_points(subject, 1, 0.3)[0]
+        return iter([described(subject, subject.pattern(point), point)])
     margins = affine_margins(subject)
     if margins is None:
         raise ValueError(
             "the pieces of this loss cannot be listed: its kinks are not decided by affine functions of the "
-            "parameters (more than one hidden layer, or none). See certify_nonsingular for what can be proved"
+            "parameters (more than one hidden layer, or kinks inside kinks). See sample_pieces, and "
+            "certify_nonsingular for what can be proved"
         )
     if margins.n_pieces > max_pieces:
         raise ValueError(f"there are {margins.n_pieces} pieces: raise max_pieces={max_pieces} to list them")

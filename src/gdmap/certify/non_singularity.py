@@ -161,7 +161,6 @@ class Search:
     coverage: Coverage = NOTHING
     claims: list[Claim] = field(default_factory=list)
     singular: set[Fraction] = field(default_factory=set)
-    constants: list[tuple[Curvature, str]] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     singular_scope: str = ""
     remark: str = ""
@@ -412,6 +411,8 @@ class Search:
             confidence = 100 * (probability.confidence or 0)
             scope = f"pieces of total probability at least {probability.lower:.4g} at confidence {confidence:g} %"
             scope += law_of(self.claims[0])
+        if request.map:
+            scope = scope.replace("parameter space", "state space")
         kind = "drawn" if probability is not None else self.scope_of_claims
         statement = statement_of(
             verdict, self.step_sizes, self.subject.exact_decimals, kind, request.map, self.batches, probability
@@ -542,6 +543,3 @@ def in_words_of(claim: Claim, smooth: bool) -> str:
     if kind == "drawn pieces":
         return f"the pieces of {claim['n']} random initialisations, certified one by one"
     return kind
-
-
-__all__ = ["certify_nonsingular"]

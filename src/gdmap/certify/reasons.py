@@ -56,6 +56,3 @@ def own_coordinates(basis: np.ndarray, action: Any, curvature: Curvature) -> lis
 def dead_kinks(subject: Subject, pattern: Pattern) -> bool:
     """Whether some whole layer of kinks is on its zero side."""
     return any(np.all(mask == 0) for mask in pattern.masks)
-
-
-__all__ = ["reason_of"]

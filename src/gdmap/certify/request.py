@@ -59,7 +59,10 @@ def request_of_map(map_: Map, exact_decimals: bool) -> Request:
         return Request(map_.objective, (), exact_decimals, always=True, map=update.explain())
     size = update.effective_step_size
     if update.is_never_invertible or size is None:
-        raise ValueError(f"nothing to certify: {update.explain()}")
+        raise ValueError(
+            f"nothing to certify: {update.explain()}. Where the momentum is 0, certify gradient descent on the "
+            "objective"
+        )
     if size <= 0:
         raise ValueError(f"the effective step size of this optimiser is {size}: it climbs")
     return Request(map_.objective, (size,), exact_decimals, map=update.explain())
