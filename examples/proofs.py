@@ -77,7 +77,7 @@ plane = (corner, first_weight, first_bias)
 gdmap.plots.plot_determinant_sign(relu, 1.0, plane, extent=2.5, title="ReLU network, 3 samples").savefig(
     folder / "determinant-sign.png", dpi=110
 )
-distances = gdmap.stability.singularity_distance(smooth, 0.1, gdmap.gaussian_starts(400, smooth.dim))
+distances = gdmap.singularity_distance(smooth, 0.1, gdmap.gaussian_starts(400, smooth.dim))
 gdmap.plots.plot_singularity_distance(distances, "tanh network, random weights").savefig(
     folder / "distances.png", dpi=110
 )

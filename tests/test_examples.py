@@ -17,9 +17,9 @@ def run(name, folder):
 @pytest.mark.slow
 def test_proofs(tmp_path):
     shown = run("proofs.py", tmp_path)
-    assert "The map is non-singular for every step size." in shown
+    assert "The map is non-singular for every step size: proved." in shown
     assert "Checked again: non-singular on all of parameter space" in shown
-    assert "The map is singular for step size 10.0." in shown
+    assert "The map is singular for step size 10.0: proved." in shown
     assert {path.name for path in tmp_path.iterdir()} == {"proof.json", "determinant-sign.png", "distances.png"}
 
 
