@@ -1,6 +1,5 @@
 """What a proof of non-singularity comes to."""
 
-import json
 import os
 from dataclasses import dataclass
 from fractions import Fraction
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gdmap.bracket import Bracket
+from gdmap.certify.record import written_record
 from gdmap.certify.step_sizes import briefly, in_words
 
 Verdict = Literal["non-singular", "singular", "undecided"]
@@ -93,7 +93,7 @@ class Certificate:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the proof record as JSON, for ``gdmap certify --check``."""
-        Path(path).write_text(json.dumps(self.proof, indent=1) + "\n")
+        Path(path).write_text(written_record(self.proof))
 
     def explain(self) -> str:
         """The verdict, its scope, its assumptions and its warnings, in sentences."""

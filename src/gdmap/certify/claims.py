@@ -130,6 +130,12 @@ def pattern_of(subject: Subject, claim: Claim) -> tuple[Pattern, str]:
         return subject.pieces.every_pattern(), "everywhere"
     if claim["pattern"] != "of the point":
         raise UnprovedError(f"'{claim['pattern']}' is no pattern")
+    return piece_of(subject, claim)
+
+
+def piece_of(subject: Subject, claim: Claim) -> tuple[Pattern, str]:
+    """The pattern at the point of a claim, where the loss is shown to be defined, and the scope of a proof about
+    it."""
     point = read(claim["point"])
     if len(point) != subject.pieces.dim:
         raise UnprovedError("the point of the claim does not have as many coordinates as there are parameters")
@@ -322,9 +328,7 @@ def piece_coverage(
 def verify_constant(subject: Subject, claim: Claim, step_sizes: Sequence[Fraction]) -> Finding:
     """Directions on which the Hessian acts in the same way at all points of a piece, with a singular ``I - eta
     A``."""
-    point = read(claim["point"])
-    pattern = subject.pattern(point)
-    subject.require_value(point, pattern)
+    pattern, scope = piece_of(subject, claim)
     basis, action = rationals(claim["basis"]), rationals(claim["action"])
     if not is_constant_action(basis, subject.constant_images(pattern, basis), action):
         raise UnprovedError("the Hessian is not shown to act on these directions in one way at all points")
@@ -333,21 +337,17 @@ def verify_constant(subject: Subject, claim: Claim, step_sizes: Sequence[Fractio
         singular = frozenset(size for size in step_sizes if is_singular(action, size))
     else:
         singular = frozenset(1 / c.exact if c.exact is not None else Fraction(1 / float(c)) for c in curvatures)
-    whole = subject.pieces.is_smooth and subject.covers_all
     figures = {"pattern": pattern.digest, "constant_curvatures": [str(c) for c in curvatures]}
-    return Finding(NOTHING, "everywhere" if whole else "piece", figures, singular)
+    return Finding(NOTHING, scope, figures, singular)
 
 
 def verify_vanishing(subject: Subject, claim: Claim, step_sizes: Sequence[Fraction]) -> Finding:
     """``det(I - eta H)`` is the zero polynomial on a piece."""
-    point = read(claim["point"])
-    pattern = subject.pattern(point)
-    subject.require_value(point, pattern)
+    pattern, scope = piece_of(subject, claim)
     singular = frozenset(size for size in step_sizes if vanishes(subject, pattern, 1 / size))
     if not singular:
         raise UnprovedError("the determinant is not shown to vanish identically")
-    whole = subject.pieces.is_smooth and subject.covers_all
-    return Finding(NOTHING, "everywhere" if whole else "piece", {"pattern": pattern.digest}, singular)
+    return Finding(NOTHING, scope, {"pattern": pattern.digest}, singular)
 
 
 def rationals(rows: Sequence[Sequence[str]]) -> np.ndarray:

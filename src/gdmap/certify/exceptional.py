@@ -9,7 +9,7 @@ import numpy as np
 
 from gdmap.bracket import Bracket
 from gdmap.certify.claims import UnprovedError, piece_coverage, verify
-from gdmap.certify.constants import Curvature, constant_curvatures, generic_points, rational_points
+from gdmap.certify.constants import Curvature, constant_curvatures, fraction, generic_points, rational_points
 from gdmap.certify.coverage import is_negligible
 from gdmap.certify.margins import affine_margins, every_piece
 from gdmap.certify.reasons import reason_of
@@ -172,20 +172,25 @@ def exceptional_step_sizes(
                 settled = False
                 add(found, candidate(point, low, high))
     ordered = sorted(found.values(), key=lambda one: one.step_size.value)
-    complete = (everything and settled and subject.covers_all) or none_everywhere(subject)
+    complete = everything and settled and subject.covers_all
+    if not complete and (excluded := none_everywhere(subject)) is not None:
+        complete, reach = True, excluded
     return ExceptionalStepSizes(ordered, complete, float(reach), resolution, count, scope)
 
 
-def none_everywhere(subject: Subject) -> bool:
-    """Whether one proof about all of parameter space excludes every exceptional step size."""
-    for claim in claims_everywhere(subject, (), Effort(max_pieces=0)):
-        try:
-            coverage = verify(subject, claim, ()).coverage
-        except UnprovedError:
-            continue
-        if coverage.reach is not None:
-            return True
-    return False
+def none_everywhere(subject: Subject) -> float | None:
+    """Up to which step size one proof about all of parameter space excludes every exceptional one, if it does."""
+    try:
+        for claim in claims_everywhere(subject, (), Effort(max_pieces=0)):
+            try:
+                reach = verify(subject, claim, ()).coverage.reach
+            except UnprovedError:
+                continue
+            if reach is not None:
+                return reach
+    except UndecidedError:
+        pass
+    return None
 
 
 def examined_patterns(
@@ -255,8 +260,7 @@ def candidates_on(
 def agrees(curvature: Curvature, low: Any, high: Any) -> bool:
     """Whether a proved curvature is the one that a candidate encloses, up to the width of the enclosure."""
     root = curvature.root
-    lower, upper = Fraction(int(root.lower.p), int(root.lower.q)), Fraction(int(root.upper.p), int(root.upper.q))
-    return Fraction(low) <= upper and lower <= Fraction(high)
+    return Fraction(low) <= fraction(root.upper) and fraction(root.lower) <= Fraction(high)
 
 
 def confirmed(

@@ -300,15 +300,7 @@ EXACT_IN_FLOAT = {
 }
 
 
-def rule(*names: str) -> Callable[[Rule], Rule]:
-    """Register a rule for the primitives of these names."""
-
-    def register(function: Rule) -> Rule:
-        for name in names:
-            RULES[name] = function
-        return function
-
-    return register
+rule = structure.registrar(RULES)
 
 
 def unary(method: str) -> Rule:

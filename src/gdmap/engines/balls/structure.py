@@ -30,15 +30,20 @@ Rule = Callable[[Any, Sequence[Any], Mover], list[Any]]
 RULES: dict[str, Rule] = {}
 
 
-def rule(*names: str) -> Callable[[Rule], Rule]:
-    """Register a rule for the primitives of these names."""
+def registrar(rules: dict[str, Any]) -> Callable[..., Callable[[Any], Any]]:
+    """``rule(*names)``, a decorator that enters a function under the names of primitives into a table of rules."""
 
-    def register(function: Rule) -> Rule:
-        for name in names:
-            RULES[name] = function
-        return function
+    def rule(*names: str) -> Callable[[Any], Any]:
+        def register(function: Any) -> Any:
+            rules.update(dict.fromkeys(names, function))
+            return function
 
-    return register
+        return register
+
+    return rule
+
+
+rule = registrar(RULES)
 
 
 def output_shape(equation: Any) -> tuple[int, ...]:
