@@ -168,6 +168,12 @@ def test_every_argument_is_read(options):
         gdmap.certify_nonsingular(DEAD, 0.5, **options)
 
 
+@pytest.mark.parametrize("starts", [0, -1, 2.5])
+def test_a_number_of_draws_is_one(starts):
+    with pytest.raises(ValueError, match="starts"):
+        gdmap.exceptional_step_sizes(DEAD, starts=starts)
+
+
 @pytest.mark.parametrize("step_size", [10**400, Fraction(10) ** 400, "1e400", "1e-400", "9" * 500])
 def test_step_sizes_beyond_floats(step_size):
     with pytest.raises(ValueError, match="step_size"):

@@ -1,7 +1,7 @@
 """Exceptional step sizes: those at which the map is singular on some piece."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -11,6 +11,7 @@ from gdmap.bracket import Bracket
 from gdmap.certify.claims import UnprovedError, piece_coverage, verify
 from gdmap.certify.constants import Curvature, constant_curvatures, fraction, generic_points, rational_points
 from gdmap.certify.coverage import is_negligible
+from gdmap.certify.drawn import Drawn, points_of
 from gdmap.certify.margins import affine_margins, every_piece
 from gdmap.certify.reasons import reason_of
 from gdmap.certify.search import (
@@ -22,11 +23,15 @@ from gdmap.certify.search import (
     telling_points,
 )
 from gdmap.certify.step_sizes import briefly, counted
-from gdmap.certify.subject import Subject, exact_point
+from gdmap.certify.subject import Subject
 from gdmap.engines.balls.arithmetic import UndecidedError
 from gdmap.engines.pieces import Pattern
-from gdmap.engines.random import drawn_starts, gaussian_starts
 from gdmap.objectives import AbstractObjective
+
+# Draws from a law that is a function.
+DRAWS = 20
+# Nothing is concluded from the share of draws here, so any confidence would do.
+CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -145,16 +150,20 @@ def exceptional_step_sizes(
 
     Raises
     ------
+    ValueError
+        For a number of starts, scale or seed that is none.
     UnsupportedProgramError
         If the loss is not a piecewise analytic formula of supported operations.
     """
     if not isinstance(objective, AbstractObjective):
         raise TypeError(f"expected a gdmap objective, got {type(objective).__name__}")
+    law = Drawn.from_request(DRAWS if callable(starts) else starts, scale, seed, CONFIDENCE)
+    law = replace(law, law=starts if callable(starts) else None)
     subject = Subject(objective, exact_decimals)
     rational = subject.dim <= LARGEST_EXACT and is_rational(subject)
     found: dict[str, ExceptionalStepSize] = {}
     settled, reach, count, resolution = True, np.inf, 0, 0.0
-    patterns, everything, scope = examined_patterns(subject, starts, scale, seed, max_pieces)
+    patterns, everything, scope = examined_patterns(subject, law, max_pieces)
     for pattern, point in patterns:
         count += 1
         candidates, largest = candidates_on(subject, pattern, point, rational)
@@ -194,7 +203,7 @@ def none_everywhere(subject: Subject) -> float | None:
 
 
 def examined_patterns(
-    subject: Subject, starts: Any, scale: float, seed: int, max_pieces: int
+    subject: Subject, law: Drawn, max_pieces: int
 ) -> tuple[Iterator[tuple[Pattern, Sequence[Fraction]]], bool, str]:
     """The pieces to examine, whether they are all there are, and which they are in words."""
     if subject.pieces.is_smooth:
@@ -207,22 +216,13 @@ def examined_patterns(
     if margins is not None and margins.n_pieces <= max_pieces:
         listed = ((piece.pattern, piece.point) for piece in every_piece(subject, margins))
         return listed, True, f"all {margins.n_pieces} pieces"
-    drawn = drawn_points(subject, starts, scale, seed)
+    drawn = points_of(subject, law.claim(subject, ()))
     points = [*telling_points(subject), *drawn]
     return (
         distinct(subject, points),
         False,
         f"the pieces of {len(points)} points ({len(drawn)} random, others chosen)",
     )
-
-
-def drawn_points(subject: Subject, starts: Any, scale: float, seed: int) -> list[Sequence[Fraction]]:
-    """Random initialisations, exact."""
-    if callable(starts):
-        drawn = drawn_starts(starts, np.arange(20), seed, subject.dim)
-    else:
-        drawn = gaussian_starts(int(starts), subject.dim, seed=seed, scale=scale)
-    return [exact_point(point) for point in drawn]
 
 
 def distinct(
