@@ -15,14 +15,54 @@ from gdmap.objectives import AbstractObjective
 LAST_TIME = 2**31 - 2
 
 
-class Map(eqx.Module):
-    """One update of an optimiser, ``state -> step(state)``, on flat states of shape ``(state_dim,)``.
+class StateSpace(eqx.Module):
+    """The states of an optimiser, flat vectors of shape ``(state_dim,)``, and the parameters in them.
 
-    A subclass holds its ``objective`` and defines the traceable ``update``. Where the optimiser keeps more
-    than the parameters, it also overrides `state_dim`, `initial_state` and `parameters`.
+    Where the optimiser keeps more than the parameters, a subclass overrides `state_dim`, `initial_state` and
+    `parameters`.
     """
 
     objective: eqx.AbstractVar[AbstractObjective]
+
+    @property
+    def state_dim(self) -> int:
+        """The dimension of the state space."""
+        return self.objective.dim
+
+    def initial_state(self, theta: Any) -> Any:
+        """The state in which a run from the parameters ``theta`` begins."""
+        return self.objective.checked(theta)
+
+    def parameters(self, state: Any) -> Any:
+        """The parameters ``theta`` in ``state``."""
+        return self.checked(state)
+
+    def checked(self, state: Any) -> Any:
+        """``state`` itself, or an error if its shape is not ``(state_dim,)``."""
+        if jnp.shape(state) != (self.state_dim,):
+            raise ValueError(
+                f"state has shape {jnp.shape(state)}, expected ({self.state_dim},): "
+                "pass one flat state (see initial_state), and jax.vmap over several"
+            )
+        return state
+
+
+class RandomMap(StateSpace):
+    """One update of a stochastic optimiser: a map drawn anew at every step.
+
+    A subclass defines the traceable ``random_update``.
+    """
+
+    @abc.abstractmethod
+    def random_update(self, state: Any, key: Any, step: Any) -> Any:
+        """The next state, with the randomness of one step of the trajectory with this key, traceable."""
+
+
+class Map(StateSpace):
+    """One update of an optimiser, ``state -> step(state)``, on flat states of shape ``(state_dim,)``.
+
+    A subclass holds its ``objective`` and defines the traceable ``update``.
+    """
 
     @abc.abstractmethod
     def update(self, state: Any) -> Any:
@@ -36,11 +76,6 @@ class Map(eqx.Module):
     def depends_on_time(self) -> bool:
         """Whether the map changes with the number of updates already made; then only `step_at` applies."""
         return False
-
-    @property
-    def state_dim(self) -> int:
-        """The dimension of the state space."""
-        return self.objective.dim
 
     @entry_point
     def step(self, state: Any) -> Any:
@@ -70,23 +105,6 @@ class Map(eqx.Module):
     def stability_limit(self) -> float | None:
         """The curvature beyond which a minimum is unstable under this map, where one number says it."""
         return None
-
-    def initial_state(self, theta: Any) -> Any:
-        """The state in which a run from the parameters ``theta`` begins."""
-        return self.objective.checked(theta)
-
-    def parameters(self, state: Any) -> Any:
-        """The parameters ``theta`` in ``state``."""
-        return self.checked(state)
-
-    def checked(self, state: Any) -> Any:
-        """``state`` itself, or an error if its shape is not ``(state_dim,)``."""
-        if jnp.shape(state) != (self.state_dim,):
-            raise ValueError(
-                f"state has shape {jnp.shape(state)}, expected ({self.state_dim},): "
-                "pass one flat state (see initial_state), and jax.vmap over several"
-            )
-        return state
 
 
 def checked_time(time: Any) -> Any:

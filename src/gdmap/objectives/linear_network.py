@@ -17,6 +17,7 @@ from gdmap.objectives.base import AbstractObjective, check_scalar_loss
 from gdmap.objectives.least_squares import SquareLoss, numerical_rank, square_loss, square_loss_of_samples
 from gdmap.objectives.objective import checked_probabilities
 from gdmap.objectives.residual_loss import SQUARED, ResidualLoss, resolve_loss
+from gdmap.objectives.samples import SampleLosses
 
 NO_SAMPLES = "this linear network was made from a target matrix, so it has no samples"
 
@@ -330,6 +331,17 @@ class LinearNetwork(AbstractObjective):
         """The number of samples ``m``."""
         return len(self._samples().inputs)
 
+    @property
+    def sample_losses(self) -> "NetworkSamples":
+        """The losses of single samples."""
+        samples = self._samples()
+        return NetworkSamples(self, samples.inputs, samples.targets)
+
+    @property
+    def probabilities(self) -> np.ndarray | None:
+        """The weights of the samples in the mean; ``None``: uniform."""
+        return self._samples().probabilities
+
     @entry_point
     def _sample_losses(self, theta: Any, inputs: Any, targets: Any) -> Any:
         inputs, targets = jnp.asarray(inputs, theta.dtype), jnp.asarray(targets, theta.dtype)
@@ -379,6 +391,24 @@ class LinearNetwork(AbstractObjective):
             "normalisation": normalisation,
             "data": self.provenance,
         }
+
+
+class NetworkSamples(SampleLosses):
+    """The losses of the samples of a `LinearNetwork`."""
+
+    network: LinearNetwork
+    inputs: np.ndarray
+    targets: np.ndarray
+
+    @property
+    def n_samples(self) -> int:
+        """The number of samples ``n``."""
+        return len(self.inputs)
+
+    def values(self, theta: Any, indices: Any) -> Any:
+        """The losses of the residuals of the samples ``indices``."""
+        inputs, targets = jnp.asarray(self.inputs)[indices], jnp.asarray(self.targets)[indices]
+        return self.network._sample_losses(theta, inputs, targets)
 
 
 def checked_widths(widths: Sequence[int]) -> tuple[tuple[int, ...], int]:

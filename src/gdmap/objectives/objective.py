@@ -15,8 +15,11 @@ from gdmap.objectives.base import (
     check_scalar_loss,
     checked_optimal_value,
 )
+from gdmap.objectives.samples import SampleLosses
 
-NO_SAMPLES = "this objective was made without data=, so it has no samples"
+NO_SAMPLES = (
+    "this objective was made without data=, so it has no samples: gdmap.Objective(loss, params, data=(x, y))"
+)
 
 
 class Objective(AbstractObjective):
@@ -112,6 +115,13 @@ class Objective(AbstractObjective):
             raise ValueError(NO_SAMPLES)
         return int(jax.tree.leaves(self.data)[0].shape[0])
 
+    @property
+    def sample_losses(self) -> "ObjectiveSamples":
+        """The losses of single samples."""
+        if self.data is None:
+            raise ValueError(NO_SAMPLES)
+        return ObjectiveSamples(self)
+
     def weighted(self, p: Any) -> "Objective":
         """The same objective with sampling probabilities ``p`` (non-negative, summing to 1) for the mean.
 
@@ -147,6 +157,23 @@ class Objective(AbstractObjective):
             else:
                 filled.append(leaf)
         return jax.tree.unflatten(structure, filled)
+
+
+class ObjectiveSamples(SampleLosses):
+    """The losses of the samples of an `Objective` with data."""
+
+    objective: Objective
+
+    @property
+    def n_samples(self) -> int:
+        """The number of samples ``n``."""
+        return self.objective.n_samples
+
+    def values(self, theta: Any, indices: Any) -> Any:
+        """``loss(unravel(theta), x_i, y_i)`` of the samples ``indices``."""
+        params = self.objective.unravel(theta)
+        chosen = jax.tree.map(lambda array: cast_floating(array, theta.dtype)[indices], self.objective.data)
+        return jax.vmap(lambda sample: self.objective.loss(params, *sample))(chosen)
 
 
 def is_shape(leaf: Any) -> bool:
