@@ -6,7 +6,7 @@ from typing import Any as _Any
 
 from gdmap import certify, data, plots
 from gdmap.bracket import Bracket
-from gdmap.ensembles import Criteria, Fate, Reason, ensemble, fate_names, reason_names
+from gdmap.ensembles import Criteria, Fate, Reason, ensemble, escape_or_return, fate_names, reason_names
 from gdmap.exponents import (
     Exponent,
     InterpolatingMinimum,
@@ -105,6 +105,7 @@ __all__ = [
     "critical_step_size",
     "data",
     "ensemble",
+    "escape_or_return",
     "exceptional_step_sizes",
     "fate_fractions",
     "fate_names",

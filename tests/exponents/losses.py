@@ -8,7 +8,7 @@ from gdmap import Objective
 
 
 def two_points(probabilities=None):
-    """The two-sample ReLU network of theory 3.4; minima ``theta_1 theta_2 = 1``, sample Hessians ``x_i^2 s v v^T``."""
+    """Two samples, one ReLU unit; minima ``theta_1 theta_2 = 1``, sample Hessians ``x_i^2 s v v^T``."""
     x = np.array([0.9, 2.5])
     return Objective(relu_loss, np.zeros(2), data=(x, x), probabilities=probabilities)
 
@@ -75,5 +75,5 @@ def projected(objective, theta, minimum):
     """Dense sample Hessians by automatic differentiation, restricted to the normal space of a point."""
     losses = objective.sample_losses
     with jax.enable_x64(True):
-        hessians = jax.vmap(jax.hessian(losses.value), (None, 0))(theta, np.arange(losses.n_samples))
+        hessians = jax.jit(jax.vmap(jax.hessian(losses.value), (None, 0)))(theta, np.arange(losses.n_samples))
     return np.einsum("da,ide,eb->iab", minimum.basis, np.asarray(hessians), minimum.basis)

@@ -36,7 +36,7 @@ ONES = np.ones(4)
 COUPLED = [[3, 0.7], [0.7, 1.2]]
 
 
-# Exact values -------------------------------------------------------------------------------------------------------
+# Exact values ------------------------------------------------------------------------------------------
 
 
 def test_orthogonal_gradients():
@@ -50,7 +50,12 @@ def test_orthogonal_gradients():
 
 @pytest.mark.parametrize(
     ("s", "eta", "p", "verdict"),
-    [(2.0, 0.15, 0.5, "stable"), (5.0, 0.15, 0.5, "unstable"), (8.0, 0.15, 0.5, "stable"), (2.0, 0.3, 0.58, "unstable")],
+    [
+        (2.0, 0.15, 0.5, "stable"),
+        (5.0, 0.15, 0.5, "unstable"),
+        (8.0, 0.15, 0.5, "stable"),
+        (2.0, 0.3, 0.58, "unstable"),
+    ],
 )
 def test_the_two_sample_network(s, eta, p, verdict):
     found = sgd_exponent(two_points(), on_the_hyperbola(s), eta, probabilities=[p, 1 - p])
@@ -66,7 +71,9 @@ def test_golden_values_of_the_two_sample_network():
     loss = two_points()
     at_two = sgd_exponent(loss, on_the_hyperbola(2.0), 0.15)
     assert at_two.value == pytest.approx(-0.205962, abs=1e-6)
-    assert sgd_exponent(loss, on_the_hyperbola(2.0), 0.3, 1, [0.58, 0.42]).value == pytest.approx(0.038864, abs=1e-6)
+    assert sgd_exponent(loss, on_the_hyperbola(2.0), 0.3, 1, [0.58, 0.42]).value == pytest.approx(
+        0.038864, abs=1e-6
+    )
     pole = sgd_exponent(loss, on_the_hyperbola(8 / 0.972), 0.15)  # 0.81 * 0.15 * s = 1
     assert pole.lower == -math.inf
     assert pole.value < -10
@@ -134,7 +141,7 @@ def test_epochs_of_scalars_have_the_exponent_of_single_batches():
     assert epochs.value == pytest.approx((pairs + np.log(np.abs(1 - 0.6 * curvatures)).mean()) / 2, abs=1e-13)
 
 
-# Sampled values ------------------------------------------------------------------------------------------------------
+# Sampled values ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("eta", "expected", "verdict"), [(0.5, -0.3031, "stable"), (0.9, 0.2164, "unstable")])
@@ -175,12 +182,22 @@ def test_looks_keep_the_confidence_together():
 
 def test_a_drift_widens_the_interval():
     rng = np.random.default_rng(0)
-    settled = looked_at(rng.normal(size=(64, 4)))
+    settled = looked_at(rng.normal(size=(64, 4, 1)))
     assert settled.settled
     assert settled.bias == 0
-    drifting = looked_at(rng.normal(size=(64, 4)) * 1e-3 + np.arange(4))
+    drifting = looked_at(rng.normal(size=(64, 4, 1)) * 1e-3 + np.arange(4)[:, None])
     assert not drifting.settled
     assert drifting.bias == pytest.approx(12, rel=1e-2)
+
+
+def test_exponents_that_take_turns_widen_the_interval():
+    rng = np.random.default_rng(0)
+    walks = np.sort(rng.normal(size=(256, 1, 2)), axis=2)[:, :, ::-1].repeat(4, axis=1)
+    found = looked_at(walks)
+    lower, upper = found.interval(2 * found.standard_error)
+    assert found.mean - 2 * found.standard_error > 0
+    assert lower < 0 < upper
+    assert looked_at(walks + np.array([9.0, 0.0])).excess == 0
 
 
 def test_the_interval_respects_the_bounds():
@@ -196,7 +213,7 @@ def test_the_interval_respects_the_bounds():
 def test_the_sum_rule_controls_the_spectrum():
     loss, theta = tanh_network(1, 3, 8, 1, 5)
     found = sgd_lyapunov_spectrum(loss, theta, 0.3, batch_size=2, steps=2048)
-    assert found.sizes["index"] == 5
+    assert found.sizes["k"] == 5
     assert np.all(np.diff(found.exponent) <= 0)
     assert abs(float(found.log_determinant_z)) <= 4
     assert float(found["sum"]) == pytest.approx(float(found.exponent.sum()))
@@ -240,7 +257,7 @@ def test_general_products_agree():
     assert abs(found.value - float(general.exponent[0])) <= 4 * errors
 
 
-# Thresholds ----------------------------------------------------------------------------------------------------------
+# Thresholds ------------------------------------------------------------------------------------------
 
 
 def test_the_almost_sure_threshold_is_where_lambda_vanishes():
@@ -271,7 +288,7 @@ def test_a_split_has_the_threshold_of_its_weakest_block():
     assert almost_sure_threshold(loss, ONES).value == pytest.approx(2 / 3, rel=1e-9)
 
 
-# Mistakes ------------------------------------------------------------------------------------------------------------
+# Mistakes ------------------------------------------------------------------------------------------
 
 
 def test_mistakes_are_named():
@@ -299,7 +316,7 @@ def test_mistakes_are_named():
 
 def test_a_zero_normal_space_is_named():
     flat = quadratic_forms(np.zeros((2, 1, 1)))
-    with pytest.raises(ValueError, match="normal space|Hessian vanishes"):
+    with pytest.raises(ValueError, match=r"normal space|Hessian vanishes"):
         sgd_exponent(flat, np.zeros(1), 0.5)
 
 

@@ -2,6 +2,7 @@ import itertools
 import math
 from fractions import Fraction
 
+import equinox as eqx
 import jax
 import numpy as np
 import pytest
@@ -239,9 +240,24 @@ def test_a_draw_does_not_depend_on_its_company(law):
     few = drawn(batches, trajectories=2, steps=7)
     for wide, narrow in zip(many, few, strict=True):
         np.testing.assert_array_equal(wide[:2, :7], narrow)
+
+
+def test_laws_are_arguments_of_compiled_programs():
+    compiled = []
+
+    @eqx.filter_jit
+    def weights(batches, key):
+        compiled.append(batches)
+        return batches.sample_weights(key, 3)
+
     with float64():
-        alone = np.asarray(batches.sample_weights(trajectory_key(0, 4), 29))
-    np.testing.assert_array_equal(alone, many[0][4, 29])
+        for name in ("given with replacement", "given, one after another"):
+            batches = Batches(**LAWS[name])
+            expected = batches.sample_weights(trajectory_key(0, 1), 3)
+            np.testing.assert_array_equal(weights(batches, trajectory_key(0, 1)), expected)
+        before = len(compiled)
+        weights(Batches(4, 2, SKEWED[::-1]), trajectory_key(0, 1))
+        assert len(compiled) == before  # other probabilities, the same program
 
 
 @pytest.mark.parametrize(
@@ -301,7 +317,7 @@ def test_equal_probabilities_are_uniform():
         ({"n_samples": 2, "probabilities": [np.nan, 1.0]}, "non-negative and sum to 1"),
         (
             {"n_samples": 3, "size": 2, "probabilities": [0.0, 1.0, 0.0]},
-            "only 1 samples have a positive probability",
+            "only 1 samples have a positive",
         ),
         ({"n_samples": 3, "shuffle": True, "replace": True}, "visits every sample once"),
         ({"n_samples": 2, "shuffle": True, "probabilities": [0.4, 0.6]}, "visits every sample once"),

@@ -1,4 +1,4 @@
-"""The command line: ``gdmap demo``, ``gdmap critical``, ``gdmap certify``, ``gdmap sweep``."""
+"""The command line: ``gdmap demo``, ``critical``, ``certify``, ``exponents``, ``sweep``, ``reproduce``."""
 
 from gdmap.cli.app import main
 

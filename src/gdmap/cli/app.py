@@ -11,6 +11,8 @@ from gdmap import __version__
 from gdmap.cli.certify import certify
 from gdmap.cli.critical import critical
 from gdmap.cli.demo import demo
+from gdmap.cli.exponents import exponents
+from gdmap.cli.reproduce import reproduce
 from gdmap.cli.sweep import sweep
 from gdmap.sweeps import StoreError
 
@@ -43,7 +45,9 @@ def options(
 app.command()(demo)
 app.command()(critical)
 app.command()(certify)
+app.command()(exponents)
 app.command()(sweep)
+app.command()(reproduce)
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 import gdmap.certify as proofs
-from gdmap.cli.options import Json, ObjectiveFile, Seed, print_json
+from gdmap.cli.options import Json, ObjectiveFile, Seed, print_json, read_array
 from gdmap.cli.tables import progress_bar
 from gdmap.objectives import AbstractObjective
 from gdmap.plots import plot_determinant_sign
@@ -93,7 +93,7 @@ def certify(
             "--save and --picture"
         )
     sizes = [one_step_size(text, exact_decimals) for text in step_size or ()]
-    weights = None if theta is None else read_weights(theta)
+    weights = None if theta is None else read_array(theta, "--theta")
     if save is not None and not save.parent.is_dir():
         raise ValueError(f"--save: there is no folder {save.parent}")
     loss = load_objective(reference)
@@ -146,23 +146,6 @@ def one_step_size(text: str, exact_decimals: bool) -> Any:
         return float(text)
     except ValueError:
         return text  # refused, with its reason, where step sizes are read
-
-
-def read_weights(path: Path) -> np.ndarray:
-    """One array of a NumPy file: ``theta`` if there are several."""
-    if not path.is_file():
-        raise FileNotFoundError(f"--theta: there is no file {path}")
-    try:
-        found = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError):
-        raise ValueError(f"--theta: {path} is not a .npy or .npz file of numbers") from None
-    if isinstance(found, np.ndarray):
-        return found
-    with found:
-        names = list(found)
-        if len(names) != 1 and "theta" not in names:
-            raise ValueError(f"--theta: {path} holds the arrays {names}; one of them must be called theta")
-        return found["theta" if "theta" in names else names[0]]
 
 
 @contextlib.contextmanager

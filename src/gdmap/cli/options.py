@@ -5,6 +5,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 
 from gdmap.sweeps.study import DataTable, ObjectiveTable, Study, SweepTable, read_study
@@ -79,6 +80,23 @@ def described_study(
     if described != Study():
         raise ValueError(f"give either the study file {study} or options that describe a study, not both")
     return read_study(study)
+
+
+def read_array(path: Path, option: str, name: str = "theta") -> np.ndarray:
+    """One array of a NumPy file, the one called ``name`` if there are several; errors begin with the option."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{option}: there is no file {path}")
+    try:
+        found = np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError):
+        raise ValueError(f"{option}: {path} is not a .npy or .npz file of numbers") from None
+    if isinstance(found, np.ndarray):
+        return found
+    with found:
+        names = list(found)
+        if len(names) != 1 and name not in names:
+            raise ValueError(f"{option}: {path} holds the arrays {names}; one of them must be called {name}")
+        return np.asarray(found[name if name in names else names[0]])
 
 
 def print_json(record: dict[str, Any]) -> None:

@@ -1,7 +1,18 @@
 """Many starts under one map or a family of maps, each iterated to its fate."""
 
 from gdmap.ensembles.ensemble import ensemble
+from gdmap.ensembles.escape import Destination, escape_or_return, outcome_names
 from gdmap.ensembles.fates import Fate, Reason, fate_names, reason_names
 from gdmap.ensembles.iteration import Criteria
 
-__all__ = ["Criteria", "Fate", "Reason", "ensemble", "fate_names", "reason_names"]
+__all__ = [
+    "Criteria",
+    "Destination",
+    "Fate",
+    "Reason",
+    "ensemble",
+    "escape_or_return",
+    "fate_names",
+    "outcome_names",
+    "reason_names",
+]

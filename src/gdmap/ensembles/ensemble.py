@@ -12,19 +12,24 @@ import xarray as xr
 from gdmap.engines.precision import as_floating
 from gdmap.ensembles.fates import Fate, Reason
 from gdmap.ensembles.iteration import Criteria, Outcome, iterate_to_fate
+from gdmap.ensembles.random_fates import ESCAPE_RADIUS, iterate_to_random_fate
 from gdmap.flags import flag_attributes
-from gdmap.maps import ConstantFamily, Map
+from gdmap.maps import ConstantFamily, Map, RandomMap, StochasticGradientDescent
+from gdmap.maps.stochastic_gradient_descent import checked_counter
+
+RANDOM_STEP_TOLERANCE = 1e-12
 
 
 def ensemble(
-    map: Map,  # noqa: A002 - the name of the concept
+    map: Map | RandomMap,  # noqa: A002 - the name of the concept
     thetas: Any,
     max_steps: int = 10_000,
     *,
-    step_tolerance: float = Criteria().step_tolerance,
+    seed: int = 0,
+    step_tolerance: float | None = None,
     period_tolerance: float = Criteria().period_tolerance,
     max_period: int = Criteria().max_period,
-    escape_radius: float = Criteria().escape_radius,
+    escape_radius: float | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> xr.Dataset:
     """Iterate ``map`` from every start and give each its fate.
@@ -32,14 +37,18 @@ def ensemble(
     Parameters
     ----------
     map
-        The map to iterate, for instance ``GradientDescent(objective, step_size)``.
+        The map to iterate: ``GradientDescent(objective, step_size)``, an `Optimiser`, or the random map
+        ``StochasticGradientDescent(objective, step_size, batch_size)``.
     thetas
         The starts, parameters of shape ``(starts, dim)``; ``map.initial_state`` is applied to each. The dtype
         is that of the orbits (other than float64: with a warning); they are judged in double precision.
     max_steps
         The horizon.
+    seed
+        Of the batches of a random map: start ``i`` draws the batches of trajectory ``i``, and nothing else.
     step_tolerance, period_tolerance, max_period, escape_radius
-        See `Criteria`.
+        See `Criteria`; by default ``Criteria()``, for random maps with ``step_tolerance=1e-12`` and
+        ``escape_radius=1e100``, and without periods.
     progress
         Called as ``progress(finished, total)`` from time to time.
 
@@ -53,30 +62,111 @@ def ensemble(
 
     Raises
     ------
+    TypeError
+        If ``map`` is no map.
     ValueError
-        For starts of the wrong shape or not finite, or a horizon below 1.
+        For starts of the wrong shape or not finite, a horizon below 1, or a seed that is no counter.
+
+    Notes
+    -----
+    *Random maps.* ``minimum``: the gradient of every sample that can be drawn is rounding noise (each step shorter
+    than ``step_tolerance`` times the way travelled, or than a few units in the last place of the state), the point
+    is a minimum of the mean loss by the evidence that minima of maps need, and a small displacement in the range
+    of the Hessian shrinks on average under the batches that would follow, beyond four standard errors. The last
+    condition matters: near a minimum with a positive exponent, too, a trajectory sometimes comes so close that
+    rounding stops it (then ``undecided``, ``near_unstable_orbit``; ``marginal_multiplier`` where the sign cannot
+    be told). ``steps`` is where the noise began. ``diverged``: beyond the escape radius. It is so large because a
+    stable minimum that is unstable in mean square sends trajectories on excursions over many orders of magnitude,
+    from which they come back. ``bounded``: not converged at the horizon; over its second half, in 32 blocks, the
+    logarithm of the root mean square of the steps has no slope (within four standard errors, which count the
+    correlation of neighbouring blocks) and has changed by less than ``log 2``, the mean distance from the start by
+    less than 30 %. ``loss`` and ``gradient_norm`` are those of the mean loss (``map.mean_map``). A map with only
+    one possible batch is run as that map.
     """
-    if not isinstance(map, Map):
-        raise TypeError(f"map must be a map such as GradientDescent(objective, step_size), got {map!r}")
-    criteria = checked_criteria(Criteria(max_steps, step_tolerance, period_tolerance, max_period, escape_radius))
+    if isinstance(map, RandomMap):
+        if not isinstance(map, StochasticGradientDescent):
+            raise TypeError(f"of random maps StochasticGradientDescent has fates, got {map!r}")
+        if not map.batches.is_deterministic:
+            return _random_ensemble(map, thetas, max_steps, seed, step_tolerance, escape_radius, progress)
+    elif not isinstance(map, Map):
+        raise TypeError(
+            "map must be a map such as GradientDescent(objective, step_size) or "
+            f"StochasticGradientDescent(objective, step_size, batch_size), got {map!r}"
+        )
+    checked_counter(seed, "seed")
+    iterated = map.mean_map if isinstance(map, StochasticGradientDescent) else map
+    criteria = checked_criteria(
+        map_criteria(max_steps, step_tolerance, period_tolerance, max_period, escape_radius)
+    )
     starts = checked_starts(thetas, map.objective.dim)
-    states = np.stack([np.asarray(map.initial_state(theta)) for theta in starts])
-    outcome = iterate_to_fate(ConstantFamily(map), np.zeros(len(states), states.dtype), states, criteria, progress)
+    states = np.stack([np.asarray(iterated.initial_state(theta)) for theta in starts])
+    outcome = iterate_to_fate(
+        ConstantFamily(iterated), np.zeros(len(states), states.dtype), states, criteria, progress
+    )
+    return _labelled(map, outcome, criteria._asdict())
+
+
+def _random_ensemble(
+    map_: StochasticGradientDescent,
+    thetas: Any,
+    max_steps: int,
+    seed: int,
+    step_tolerance: float | None,
+    escape_radius: float | None,
+    progress: Callable[[int, int], None] | None,
+) -> xr.Dataset:
+    checked_counter(seed, "seed")
+    criteria = checked_criteria(random_criteria(max_steps, step_tolerance, escape_radius))
+    starts = checked_starts(thetas, map_.objective.dim, stacklevel=4)
+    step_size = np.full(len(starts), float(map_.step_size))
+    numbers = np.arange(len(starts))
+    outcome = iterate_to_random_fate(map_, step_size, starts, numbers, seed, criteria, progress)
+    used = ("max_steps", "step_tolerance", "escape_radius")
+    return _labelled(map_, outcome, {"seed": seed, **{name: getattr(criteria, name) for name in used}})
+
+
+def map_criteria(
+    max_steps: int,
+    step_tolerance: float | None,
+    period_tolerance: float,
+    max_period: int,
+    escape_radius: float | None,
+) -> Criteria:
+    """The criteria of maps that are not random, with their defaults."""
+    return Criteria(
+        max_steps,
+        Criteria().step_tolerance if step_tolerance is None else step_tolerance,
+        period_tolerance,
+        max_period,
+        Criteria().escape_radius if escape_radius is None else escape_radius,
+    )
+
+
+def random_criteria(max_steps: int, step_tolerance: float | None, escape_radius: float | None) -> Criteria:
+    """The criteria of random maps, with their defaults."""
+    return Criteria(
+        max_steps,
+        RANDOM_STEP_TOLERANCE if step_tolerance is None else step_tolerance,
+        escape_radius=ESCAPE_RADIUS if escape_radius is None else escape_radius,
+    )
+
+
+def _labelled(map_: Map | RandomMap, outcome: Outcome, settings: dict[str, Any]) -> xr.Dataset:
     variables: dict[str, Any] = {name: ("start", values) for name, values in trajectory_variables(outcome).items()}
     variables["state"] = (("start", "component"), outcome.state)
-    dataset = xr.Dataset(variables, coords={"start": np.arange(len(states))})
-    dataset.attrs = {"map": repr(map), "dtype": str(states.dtype), **criteria._asdict(), **environment()}
+    dataset = xr.Dataset(variables, coords={"start": np.arange(len(outcome.state))})
+    dataset.attrs = {"map": repr(map_), "dtype": str(outcome.state.dtype), **settings, **environment()}
     return annotate(dataset)
 
 
-def checked_starts(thetas: Any, dim: int) -> np.ndarray:
+def checked_starts(thetas: Any, dim: int, stacklevel: int = 3) -> np.ndarray:
     """Starts as a finite floating array of shape ``(starts, dim)``."""
     starts = np.asarray(as_floating(thetas))
     if starts.dtype != np.float64:
         warnings.warn(
             f"the starts are {starts.dtype}, so the orbits are computed in that precision: "
             "pass NumPy float64 for double precision",
-            stacklevel=3,
+            stacklevel=stacklevel,
         )
     if starts.ndim != 2 or starts.shape[1] != dim or not len(starts):
         raise ValueError(

@@ -16,8 +16,10 @@ class Fate(IntEnum):
     point with a negative Hessian eigenvalue (maxima included); for a `LinearNetwork` any critical point above
     the optimum. ``PERIODIC``: a confirmed cycle of minimal period 2 or more. ``DIVERGED``: left every bounded
     region, or the update is no longer a finite number (the reason says which). ``UNDECIDED``: none of these
-    could be shown, with the reason. ``QUASIPERIODIC``, ``CHAOTIC`` and ``MARGINAL`` have their codes here and
-    are not given out yet: such runs are undecided.
+    could be shown, with the reason. ``BOUNDED`` (random maps only): at the horizon the trajectory has not
+    converged, and over the second half neither its steps nor its distance from the start had a tendency left.
+    ``QUASIPERIODIC``, ``CHAOTIC`` and ``MARGINAL`` have their codes here and are not given out yet: such runs
+    are undecided.
     """
 
     UNDECIDED = 0
@@ -28,6 +30,7 @@ class Fate(IntEnum):
     CHAOTIC = 5
     DIVERGED = 6
     MARGINAL = 7
+    BOUNDED = 8
 
 
 class Reason(IntEnum):
@@ -44,6 +47,12 @@ class Reason(IntEnum):
     ``CYCLE_NOT_CONFIRMED`` (the orbit recurs, but no cycle closes nearby, as on a slow drift along a family);
     ``MARGINAL_MULTIPLIER`` (a multiplier too close to the unit circle to call); ``NEAR_UNSTABLE_ORBIT`` (close to
     a point or cycle where the orbit cannot stay); ``TOO_LARGE_TO_CONFIRM`` (more than 1,000 dimensions).
+
+    Of random maps: ``INTERPOLATING_MINIMUM`` (above 1,000 dimensions: the gradient of every sample is rounding
+    noise, and so is the loss of every sample), ``BEYOND_ESCAPE_RADIUS`` (of divergence), ``NO_TREND`` (of bounded
+    trajectories), and undecided: ``STILL_CONVERGING``, ``STILL_GROWING`` (over the second half of the horizon the
+    steps shrank, or steps or distances grew, by more than chance allows; ``HORIZON_REACHED``: neither that nor the
+    absence of a tendency could be shown).
     """
 
     HORIZON_REACHED = 0
@@ -62,6 +71,11 @@ class Reason(IntEnum):
     MARGINAL_MULTIPLIER = 13
     NEAR_UNSTABLE_ORBIT = 14
     TOO_LARGE_TO_CONFIRM = 15
+    INTERPOLATING_MINIMUM = 16
+    BEYOND_ESCAPE_RADIUS = 17
+    NO_TREND = 18
+    STILL_CONVERGING = 19
+    STILL_GROWING = 20
 
 
 def fate_names(dataset: xr.Dataset) -> np.ndarray:

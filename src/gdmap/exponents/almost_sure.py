@@ -13,8 +13,8 @@ from gdmap.exponents.mean_square import mean_square_threshold_at
 from gdmap.exponents.sgd_exponent import (
     QUARTERS,
     Look,
+    PairProducts,
     Sampling,
-    VectorProducts,
     checked_sampling,
     critical_value,
     curvatures,
@@ -160,7 +160,7 @@ def _of_a_line(block: InterpolatingMinimum, batches: Batches, sampling: Sampling
 
 def _sampled(block: InterpolatingMinimum, batches: Batches, sampling: Sampling, safe: float) -> Threshold:
     def look(step_size: float, window: int) -> Look:
-        return looked_at(VectorProducts(block, batches, step_size, sampling).advance(window, QUARTERS))
+        return looked_at(PairProducts(block, batches, step_size, sampling).advance(window, QUARTERS))
 
     def rate(step_size: float) -> float:
         return look(step_size, COARSE_WINDOW).mean
@@ -177,8 +177,9 @@ def _sampled(block: InterpolatingMinimum, batches: Batches, sampling: Sampling, 
     window = 2 * COARSE_WINDOW
     while True:
         found = look(root, window)
-        half = critical_value(sampling.confidence, sampling.replicas) * found.standard_error + found.bias
-        error = half / slope if slope > 0 else math.inf
+        half = critical_value(sampling.confidence, sampling.replicas) * found.standard_error
+        low, high = found.interval(half)
+        error = (high - low) / 2 / slope if slope > 0 else math.inf
         root = max(root - found.mean / slope, safe) if slope > 0 else root
         wanted = sampling.tolerance or 0.0
         if error <= wanted * root or 2 * window > sampling.max_steps:

@@ -44,10 +44,10 @@ def gd_exponent(objective: AbstractObjective, theta: Any, step_size: float) -> E
     if objective.dim > DENSE_LIMIT:
         try:
             point = interpolating_minimum(objective, theta)
-        except ValueError as error:
+        except ValueError as reason:
             raise ValueError(
                 f"above {DENSE_LIMIT} parameters the normal space is found through the samples of an "
-                f"interpolating minimum only: {error}"
+                f"interpolating minimum only: {reason}"
             ) from None
         return gd_exponent_at(point, point.probabilities, eta)
     minimum = verified_minimum(objective, theta)

@@ -51,7 +51,8 @@ class InterpolatingMinimum:
     objective, theta
         The loss and the refined point, shape ``(dim,)``.
     minimum
-        The verified `Minimum` of the weighted loss; ``None`` above 1,000 parameters.
+        The verified `Minimum` of the weighted loss; ``None`` above 1,000 parameters, and where only the samples
+        show that it is one (samples of very different sizes).
     rank
         ``r``, the dimension of the normal space: singular values above the square root of 1e-10 of the largest.
     factors, signs, sample
@@ -153,12 +154,17 @@ def interpolating_minima(
     losses, p = samples_of(objective, probabilities)
     thetas = np.stack([checked_point(objective, theta) for theta in thetas])
     weighted = with_probabilities(objective, p)
-    minima: list[Minimum | None] = [None] * len(thetas)
+    minima: list[Minimum | ValueError | None] = [None] * len(thetas)
     if objective.dim <= DENSE_LIMIT:
         minima = list(_verified_minima(weighted, thetas))
-    return [
-        _at(objective, weighted, losses, p, theta, minimum) for theta, minimum in zip(thetas, minima, strict=True)
-    ]
+    points = []
+    for lane, (theta, minimum) in enumerate(zip(thetas, minima, strict=True)):
+        try:
+            points.append(_at(objective, weighted, losses, p, theta, minimum))
+        except ValueError as error:
+            where = f"point {lane}: " if len(thetas) > 1 else ""
+            raise ValueError(f"{where}{error}") from None
+    return points
 
 
 def samples_of(objective: AbstractObjective, probabilities: Any) -> tuple[Any, np.ndarray]:
@@ -188,24 +194,24 @@ def with_probabilities(objective: AbstractObjective, p: np.ndarray) -> AbstractO
     own = np.full(len(p), 1 / len(p)) if own is None else np.asarray(own)
     if np.allclose(own, p, rtol=1e-12, atol=0):
         return objective
-    return objective.weighted(p)  # type: ignore[attr-defined, no-any-return]
+    return objective.weighted(p)  # type: ignore[attr-defined]
 
 
-def _verified_minima(objective: AbstractObjective, thetas: np.ndarray) -> list[Minimum]:
+def _verified_minima(objective: AbstractObjective, thetas: np.ndarray) -> list[Minimum | ValueError]:
+    """The verified minima, or why there is none."""
     sizes = np.linalg.norm(thetas, axis=1)
     sizes = np.where(sizes > 0, sizes, 1.0)
     points = refine_critical_points(objective, thetas, sizes)
     fine = np.isin(points.evidence, OF_MINIMA) & (points.displacement <= NEARBY * sizes)
-    minima = []
+    minima: list[Minimum | ValueError] = []
     for lane, theta in enumerate(thetas):
-        if not fine[lane] or find_kink(objective, points.theta[lane], float(sizes[lane])) is not None:
-            try:
-                minima.append(verified_minimum(objective, theta))
-            except ValueError as error:
-                where = f"point {lane}: " if len(thetas) > 1 else ""
-                raise ValueError(f"{where}{error}") from None
-        else:
+        if fine[lane] and find_kink(objective, points.theta[lane], float(sizes[lane])) is None:
             minima.append(described_minimum(objective, points, lane))
+            continue
+        try:
+            minima.append(verified_minimum(objective, theta))
+        except ValueError as error:
+            minima.append(error)
     return minima
 
 
@@ -215,8 +221,35 @@ def _at(
     losses: Any,
     p: np.ndarray,
     theta: np.ndarray,
+    verified: Minimum | ValueError | None,
+) -> InterpolatingMinimum:
+    if not isinstance(verified, ValueError):
+        return _described(objective, weighted, losses, p, theta, verified)
+    # Beside samples of much larger curvature the dense Hessian may not show what each sample's own does.
+    try:
+        point = _described(objective, weighted, losses, p, theta, None)
+    except _ZeroNormalSpaceError:
+        raise
+    except ValueError:
+        raise verified from None
+    if not point.shown:
+        raise verified
+    return point
+
+
+class _ZeroNormalSpaceError(ValueError):
+    pass
+
+
+def _described(
+    objective: AbstractObjective,
+    weighted: AbstractObjective,
+    losses: Any,
+    p: np.ndarray,
+    theta: np.ndarray,
     minimum: Minimum | None,
 ) -> InterpolatingMinimum:
+    """The point, from a verified minimum or, without one, from what the samples show."""
     if minimum is not None:
         theta = minimum.theta
     size = float(np.linalg.norm(theta)) or 1.0
@@ -234,7 +267,7 @@ def _at(
                 f"minimum off it"
             )
     if not len(rows.factors):
-        raise ValueError(
+        raise _ZeroNormalSpaceError(
             "the normal space is zero: the Hessians of all samples vanish at theta, so no direction contracts or "
             "expands to first order, and there is no exponent"
         )
@@ -541,10 +574,15 @@ def _evidence_without_hessian(
     )
     along = np.random.default_rng(0).standard_normal(len(theta))
     along -= basis @ (basis.T @ along)
-    aside = theta + SHIFT * size * along / np.linalg.norm(along)
-    level = bool(np.linalg.norm(along) < 1e-6) or _interpolate(losses, aside, indices, size, COARSE).interpolates
+    length = float(np.linalg.norm(along))
+    level = basis.shape[1] == len(theta)
+    if not level:
+        aside = theta + SHIFT * size * along / length
+        level = _interpolate(losses, aside, indices, size, COARSE).interpolates
     independent = independence > DEPENDENT
-    if level:
+    if basis.shape[1] == len(theta):
+        words.append("there are no null directions")
+    elif level:
         words.append(f"the same holds at a point {SHIFT:g} of its size away along the null directions")
     elif independent:
         raise ValueError(

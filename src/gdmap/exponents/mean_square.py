@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 from scipy.sparse.linalg import LinearOperator
+from threadpoolctl import threadpool_limits
 
 from gdmap.bracket import Bracket, Status
 from gdmap.exponents.interpolation import EPS, InterpolatingMinimum, interpolating_minimum
@@ -252,7 +253,8 @@ def _largest(r: int, image: Any) -> Extremes:
     operator: Any = LinearOperator(
         (space.dim, space.dim), matvec=lambda v: space.vector(image(space.matrix(v))), dtype=np.float64
     )
-    return extreme_eigenvalues(operator)
+    with threadpool_limits(1):  # rounding would depend on the number of threads
+        return extreme_eigenvalues(operator)
 
 
 def _words(found: Extremes) -> tuple[Status, str, float | None]:
@@ -284,8 +286,7 @@ def _threshold(moments: SecondMoments) -> Bracket:
     remaining = value - found.rounding - share * value
     upper = 2 / remaining if remaining > 0 else math.inf
     method = f"2 / lambda_max(C^-1 D) on the normal space of dimension {len(eigenvalues)}: {words}"
-    return Bracket(2 / value, min(lower, 2 / value), max(upper, 2 / value), status, method, confidence)  # type:
-    ignore[arg - type]
+    return Bracket(2 / value, min(lower, 2 / value), max(upper, 2 / value), status, method, confidence)
 
 
 def mean_square_radius_at(point: InterpolatingMinimum, batches: Batches, step_size: float) -> Bracket:
@@ -302,8 +303,7 @@ def mean_square_radius_at(point: InterpolatingMinimum, batches: Batches, step_si
     if not found.converged:
         top = max(top, found.beyond)
     method = f"lambda_max of S -> E (I - eta A_w) S (I - eta A_w), dimension {len(eigenvalues)}: {words}"
-    return Bracket(value, max(value - error, 0.0), top + error, status, method, confidence)  # type:
-    ignore[arg - type]
+    return Bracket(value, max(value - error, 0.0), top + error, status, method, confidence)
 
 
 def step_size_bounds_at(point: InterpolatingMinimum, batches: Batches) -> dict[str, Bracket]:

@@ -190,7 +190,7 @@ class Replicas(NamedTuple):
 
     ``frames`` are whole blocks of replicas, shape ``(blocks, block, k, dim)``; vectors of a replica that were
     annihilated are zero and come last. ``first`` is the number of the first replica, ``replicas`` how many there
-    are, ``step`` the number of matrices multiplied so far, ``stretch`` after how many steps they are orthonormalised.
+    are, ``step`` the number of matrices multiplied so far; they are orthonormalised after ``stretch`` steps.
     """
 
     frames: np.ndarray
@@ -282,7 +282,7 @@ def advance(
             current, step = jnp.asarray(begun), state.step
             for part, length in enumerate(lengths):
                 limits = _integers(step, step + length, state.stretch)
-                current, grown, _ = _advance(law, keys, current, *limits, guarded=GUARDED)
+                current, grown, _ = _advance(law, keys, current, limits, GUARDED)
                 growth[b, part] = grown
                 step += length
             frames[b] = current
@@ -321,12 +321,12 @@ def stretch_of(law: MatrixLaw, k: int, seed: int = 0) -> int:
         numbers = np.arange(block_size(law, k))
         keys = _keys(seed, numbers)
         limits = _integers(0, PILOT_STEPS, 1)
-        frames, _, _ = _advance(law, keys, _start(law, seed, numbers, k), *limits, guarded=GUARDED)
+        frames, _, _ = _advance(law, keys, _start(law, seed, numbers, k), limits, GUARDED)
         stretch = 1
         while stretch < LONGEST_STRETCH:
             longer = 2 * stretch
             limits = _integers(PILOT_STEPS, PILOT_STEPS + longer, longer)
-            _, growth, flatness = _advance(law, keys, frames, *limits, guarded=UNGUARDED)
+            _, growth, flatness = _advance(law, keys, frames, limits, UNGUARDED)
             size = np.abs(np.asarray(growth))
             if not (flatness >= FLAT and np.all(size[np.isfinite(size)] <= math.log(LARGEST_GROWTH))):
                 break
@@ -365,8 +365,10 @@ def _orthonormal(frames: Any) -> Any:
 
 
 @eqx.filter_jit
-def _advance(law: Any, keys: Any, frames: Any, step: Any, until: Any, stretch: Any, guarded: Any) -> Any:
+def _advance(law: Any, keys: Any, frames: Any, limits: Any, guarded: Any) -> Any:
     """The frames at ``until``, their growth since ``step``, and how flat a frame came to be.
+
+    ``limits`` are ``step``, ``until`` and the stretch.
 
     ``guarded``: a stretch that left some frame too flat is made again, orthonormalised after every step.
     """
@@ -386,6 +388,7 @@ def _advance(law: Any, keys: Any, frames: Any, step: Any, until: Any, stretch: A
             jnp.where(good, careful_until, step + length),
         )
 
+    step, until, stretch = limits
     state = (frames, jnp.zeros(frames.shape[:2]), jnp.ones(()), step, step)
     state = jax.lax.while_loop(lambda state: state[3] < until, go_on, state)
     return state[:3]
@@ -501,7 +504,7 @@ def random_product_exponents(
 
     Returns
     -------
-    Dataset over ``index`` (1, 2, ...): ``exponent``, ``standard_error``, ``lower``, ``upper``; ``drift_z``, the
+    Dataset over ``k`` (1, 2, ...): ``exponent``, ``standard_error``, ``lower``, ``upper``; ``drift_z``, the
     estimate over the second half of the steps minus that over the first, in standard errors, and ``settled``,
     whether none is beyond 4; ``replica_exponent`` over ``(replica, index)``; ``history`` and ``history_error``,
     the running estimates over ``(block, index)`` with the coordinate ``step``. Over ``pair`` (exponents ``i`` and
@@ -630,17 +633,17 @@ def _estimates(
         return {"long_name": long_name, "units": units, **attrs}
 
     return {
-        "exponent": ("index", exponent[:k], named("Lyapunov exponent")),
-        "standard_error": ("index", error[:k], named("standard error of the exponent across replicas")),
-        "lower": ("index", lower[:k], named("lower end of the exponent's interval")),
-        "upper": ("index", upper[:k], named("upper end of the exponent's interval")),
-        "drift_z": ("index", drift, named("second minus first half of the steps, in standard errors", "1")),
+        "exponent": ("k", exponent[:k], named("Lyapunov exponent")),
+        "standard_error": ("k", error[:k], named("standard error of the exponent across replicas")),
+        "lower": ("k", lower[:k], named("lower end of the exponent's interval")),
+        "upper": ("k", upper[:k], named("upper end of the exponent's interval")),
+        "drift_z": ("k", drift, named("second minus first half of the steps, in standard errors", "1")),
         "settled": ((), bool(np.all(np.abs(drift) <= DRIFT)), named("whether no exponent drifts", "1")),
         "separation": ("pair", separation, named("gap to the next exponent over its deviation in a replica", "1")),
-        "replica_exponent": (("replica", "index"), rates[:, :k], named("growth rate of one replica")),
-        "history": (("block", "index"), running[:, :k], named("estimate from the steps so far")),
+        "replica_exponent": (("replica", "k"), rates[:, :k], named("growth rate of one replica")),
+        "history": (("block", "k"), running[:, :k], named("estimate from the steps so far")),
         "history_error": (
-            ("block", "index"),
+            ("block", "k"),
             running_error[:, :k],
             named("standard error of the estimate so far"),
         ),
@@ -688,7 +691,7 @@ def _intervals(rates: np.ndarray, apart: np.ndarray, confidence: float) -> tuple
 
 def _coordinates(k: int, pairs: int, replicas: int, lengths: np.ndarray) -> dict[str, Any]:
     return {
-        "index": ("index", np.arange(1, k + 1), {"long_name": "rank of the exponent, largest first"}),
+        "k": ("k", np.arange(1, k + 1), {"long_name": "rank of the exponent, largest first"}),
         "pair": ("pair", np.arange(1, pairs + 1), {"long_name": "between this exponent and the next"}),
         "replica": ("replica", np.arange(replicas), {"long_name": "number of the replica"}),
         "step": ("block", np.cumsum(lengths), {"long_name": "factors so far, after the warm-up"}),

@@ -26,6 +26,8 @@ QUARTERS = 4
 # many times their difference, which covers a bias that falls as slowly as one over the square root of the number
 # of steps.
 DRIFT, DRIFT_FACTOR = 3.0, 6.0
+# Two exponents are told apart if their gap in one replica is this many times its standard deviation.
+TOLD_APART = 2.0
 DECIDED_WIDTH = 0.1
 MOST_DETERMINANTS = 2**28
 
@@ -237,16 +239,22 @@ def mean_log_determinant(
 
 
 # Sampling
-# ------------------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------
 
 
 class Look(NamedTuple):
-    """What the replicas say at one look: mean growth rate, its standard error, and how its two halves differ."""
+    """What the replicas say at one look at the two leading exponents.
+
+    ``mean`` growth rate of the leading vector and its ``standard_error``; how its two halves differ (``drift``);
+    and, where the second exponent is not told apart, by how much the ``mean`` exceeds that of the pair
+    (``excess``): two vectors that take turns in leading make the larger rate come out too large, but not the sum.
+    """
 
     mean: float
     standard_error: float
     drift: float
     drift_error: float
+    excess: float
 
     @property
     def settled(self) -> bool:
@@ -258,19 +266,30 @@ class Look(NamedTuple):
         """By how much to widen the interval: nothing where it is settled."""
         return 0.0 if self.settled else DRIFT_FACTOR * abs(self.drift)
 
+    def interval(self, half: float) -> tuple[float, float]:
+        """The interval of half-width ``half``, widened by what biases the mean."""
+        return self.mean - half - self.bias - self.excess, self.mean + half + self.bias
+
 
 def looked_at(rates: np.ndarray) -> Look:
-    """The look at growth rates per step of each replica, shape ``(replicas, quarters)``."""
+    """The look at growth rates per step of each replica, shape ``(replicas, quarters, exponents)``."""
     count = len(rates)
-    halves = rates.reshape(count, 2, -1).mean(axis=2)
+    leading = rates[:, :, 0]
+    halves = leading.reshape(count, 2, -1).mean(axis=2)
     difference = halves[:, 1] - halves[:, 0]
-    means = rates.mean(axis=1)
+    means = leading.mean(axis=1)
+    excess = 0.0
+    if rates.shape[2] > 1:
+        gaps = means - rates[:, :, 1].mean(axis=1)
+        if np.all(np.isfinite(gaps)) and gaps.mean() < TOLD_APART * gaps.std(ddof=1):
+            excess = float(gaps.mean()) / 2
     with np.errstate(invalid="ignore"):  # -inf where every direction was annihilated
         return Look(
             float(means.mean()),
             float(means.std(ddof=1) / math.sqrt(count)),
             float(difference.mean()),
             float(difference.std(ddof=1) / math.sqrt(count)),
+            excess,
         )
 
 
@@ -285,13 +304,13 @@ def confidence_at(confidence: float, look: int) -> float:
 
 
 def slow_and_random(block: InterpolatingMinimum, batches: Batches, replicas: int) -> np.ndarray:
-    """Vectors to begin with, ``(replicas, dim)``: random, with half their length along the least mean curvature.
+    """Vectors to begin with, ``(replicas, 2, dim)``: random, half their length along the least mean curvature.
 
-    That direction contracts most slowly, so a stable product ends up near it; the random part finds what grows.
+    These directions contract most slowly, so a stable product ends up near them; the random part finds what grows.
     """
-    slowest = np.linalg.eigh(block.mean_matrix(batches.mean()))[1][:, 0]
-    directions = np.random.default_rng(0).standard_normal((replicas, block.rank))
-    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    slowest = np.linalg.eigh(block.mean_matrix(batches.mean()))[1][:, :2].T
+    directions = np.random.default_rng(0).standard_normal((replicas, *slowest.shape))
+    directions /= np.linalg.norm(directions, axis=2, keepdims=True)
     return slowest + directions
 
 
@@ -303,15 +322,15 @@ def _sampled(
     lowest: float,
     highest: float,
 ) -> BlockExponent:
-    products = VectorProducts(block, batches, step_size, sampling)
+    products = PairProducts(block, batches, step_size, sampling)
     window = products.steps
     look = 0
     while True:
         look += 1
         found = looked_at(products.advance(window, QUARTERS))
         half = critical_value(confidence_at(sampling.confidence, look), sampling.replicas) * found.standard_error
-        reach = half + found.bias
-        decided = found.mean + reach < 0 or found.mean - reach > 0
+        lower, upper = found.interval(half)
+        decided = upper < 0 or lower > 0
         wanted = sampling.tolerance
         if wanted is None:
             wanted = DECIDED_WIDTH * abs(found.mean) if decided else 0.0
@@ -321,17 +340,19 @@ def _sampled(
     return combined(found, half, products, lowest, highest)
 
 
-def combined(found: Look, half: float, products: "VectorProducts", lowest: float, highest: float) -> BlockExponent:
+def combined(found: Look, half: float, products: "PairProducts", lowest: float, highest: float) -> BlockExponent:
     """The estimate with its interval, cut at the bounds that hold for certain."""
     words = [f"{products.replicas} independent products of {products.steps} factors, the later half measured"]
     if found.mean == -math.inf:
         return BlockExponent(-math.inf, -math.inf, -math.inf, 0.0, f"{words[0]}: every direction was annihilated")
-    lower, upper = found.mean - half - found.bias, found.mean + half + found.bias
+    lower, upper = found.interval(half)
     if not found.settled:
         words.append(
             f"not settled: the halves of what was measured differ by {found.drift:.2g}, so the interval was "
             "widened (a small gap to the next exponent mixes slowly)"
         )
+    if found.excess > 0:
+        words.append("not told apart from the next exponent, so the lower end is that of their mean")
     if upper > highest:
         upper = max(highest, lower)
         words.append("upper end: half the logarithm of the mean-square radius")
@@ -342,8 +363,8 @@ def combined(found: Look, half: float, products: "VectorProducts", lowest: float
     return BlockExponent(value, lower, upper, found.standard_error, "; ".join(words))
 
 
-class VectorProducts:
-    """Independent replicas of the random product acting on one vector each, which can be continued.
+class PairProducts:
+    """Independent replicas of the random product acting on two vectors each, which can be continued.
 
     The same seed gives the same batches whatever the step size (common random numbers).
     """
@@ -355,7 +376,7 @@ class VectorProducts:
         self.law = BatchProducts(block.factors, block.signs, block.sample, batches, step_size)
         self.epoch = batches.steps_per_epoch if batches.shuffle else 1
         vectors = slow_and_random(block, batches, sampling.replicas)
-        self.state = begin(self.law, sampling.replicas, 1, sampling.seed, vectors=vectors[:, None])
+        self.state = begin(self.law, sampling.replicas, vectors.shape[1], sampling.seed, vectors=vectors)
         self.advance(FIRST_LOOK // 2, 1)
 
     @property
@@ -364,13 +385,13 @@ class VectorProducts:
         return self.state.step
 
     def advance(self, steps: int, parts: int) -> np.ndarray:
-        """Growth rates per step over the next ``parts`` equal parts of ``steps`` steps, ``(replicas, parts)``.
+        """Growth rates per step over the next ``parts`` equal parts of ``steps`` steps, ``(replicas, parts, 2)``.
 
         Parts are whole epochs where the batches come in epochs.
         """
         part = -(-steps // (parts * self.epoch)) * self.epoch
         self.state, growth = advance(self.law, self.state, parts * part, parts)
-        return growth[:, :, 0] / part
+        return growth / part
 
 
 def checked_sampling(confidence: Any, tolerance: Any, max_steps: Any, replicas: Any, seed: Any) -> Sampling:

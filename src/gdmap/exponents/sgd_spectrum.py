@@ -8,7 +8,14 @@ import numpy as np
 import xarray as xr
 
 from gdmap.exponents.interpolation import InterpolatingMinimum, interpolating_minimum
-from gdmap.exponents.random_products import BatchProducts, advance, begin
+from gdmap.exponents.random_products import (
+    BOUND_ENTRIES,
+    BatchProducts,
+    advance,
+    begin,
+    log_norms,
+    mean_and_error,
+)
 from gdmap.exponents.sgd_exponent import (
     MOST_DETERMINANTS,
     BlockExponent,
@@ -24,6 +31,9 @@ from gdmap.maps import Batches
 from gdmap.maps.gradient_descent import checked_step_size
 from gdmap.maps.stochastic_gradient_descent import batches_of
 from gdmap.objectives import AbstractObjective
+
+# Subadditive upper bounds are estimated from products of up to so many factors.
+LONGEST_BOUND = 128
 
 
 class BlockSpectrum(NamedTuple):
@@ -68,11 +78,13 @@ def sgd_lyapunov_spectrum(
     Returns
     -------
     xarray.Dataset
-        Over ``index``: ``exponent`` (natural logarithm per step), ``standard_error`` (0 where computed),
-        ``lower``, ``upper``, ``estimated``, ``block`` (the invariant block of the normal space it belongs to).
-        With all exponents also ``sum``, ``log_determinant`` (``E log|det|``, computed over all batches; NaN if
-        there are too many) and ``log_determinant_z``, their difference in standard errors (the sum over the
-        replicas is of the same draws).
+        Over ``length`` (1, 2, 4, ...): ``upper_bound``, the mean of ``(1/n) log`` of the spectral norm of ``n``
+        factors, with its standard error: it falls to the top exponent (subadditivity). Over ``k``:
+        ``exponent`` (natural logarithm per step), ``standard_error`` (0 where computed), ``lower``, ``upper``,
+        ``estimated``, ``block`` (the invariant block of the normal space it belongs to). With all exponents also
+        ``sum``, ``log_determinant`` (``E log|det|``, computed over all batches; NaN if there are too many) and
+        ``log_determinant_z``, their difference in standard errors (the sum over the replicas is of the same
+        draws).
 
     Raises
     ------
@@ -99,16 +111,16 @@ def sgd_lyapunov_spectrum(
     }
     for field, (name, long_name) in words.items():
         values = [getattr(one, field) for one, _ in rows]
-        variables[name] = ("index", np.array(values), {"long_name": long_name, "units": "per step"})
+        variables[name] = ("k", np.array(values), {"long_name": long_name, "units": "per step"})
     errors = np.array([one.standard_error or 0.0 for one, _ in rows])
     variables["standard_error"] = (
-        "index",
+        "k",
         errors,
         {"long_name": "standard error across replicas", "units": "per step"},
     )
     estimated = np.array([one.standard_error is not None for one, _ in rows])
-    variables["estimated"] = ("index", estimated, {"long_name": "estimated by sampling, not computed"})
-    variables["block"] = ("index", np.array([number for _, number in rows]), {"long_name": "invariant block"})
+    variables["estimated"] = ("k", estimated, {"long_name": "estimated by sampling, not computed"})
+    variables["block"] = ("k", np.array([number for _, number in rows]), {"long_name": "invariant block"})
     if k is None or int(wanted) == point.rank:
         total, expected = math.fsum(b.total for b in found), sum(b.log_determinant for b in found)
         checks = [b.z for b in found if not math.isnan(b.z)]
@@ -116,9 +128,10 @@ def sgd_lyapunov_spectrum(
         variables["sum"] = ((), total, {"long_name": "sum of the exponents", "units": "per step"})
         variables["log_determinant"] = ((), expected, {"long_name": "E log|det|", "status": "computed"})
         variables["log_determinant_z"] = ((), z, {"long_name": "their difference in standard errors"})
+    variables |= _upper_bounds(point, batches, eta, sampling)
     return xr.Dataset(
         variables,
-        coords={"index": np.arange(len(rows))},
+        coords={"k": ("k", np.arange(1, len(rows) + 1), {"long_name": "rank of the exponent, largest first"})},
         attrs={
             "status": "estimated" if estimated.any() else "computed",
             "confidence": confidence if estimated.any() else "none: nothing was sampled",
@@ -161,10 +174,32 @@ def block_spectrum(
         if not np.all(np.isfinite(rates[:, :, j])):
             exponents.append(BlockExponent(-math.inf, -math.inf, -math.inf, 0.0, f"{method}: annihilated"))
             continue
-        look = looked_at(rates[:, :, j])
-        half = critical_value(sampling.confidence, sampling.replicas) * look.standard_error + look.bias
+        look = looked_at(rates[:, :, j : j + 2])
+        half = (
+            critical_value(sampling.confidence, sampling.replicas) * look.standard_error + look.bias + look.excess
+        )
         exponents.append(BlockExponent(look.mean, look.mean - half, look.mean + half, look.standard_error, method))
     return BlockSpectrum(exponents, *_sum_rule(block, batches, step_size, rates))
+
+
+def _upper_bounds(
+    point: InterpolatingMinimum, batches: Batches, step_size: float, sampling: Sampling
+) -> dict[str, Any]:
+    law = BatchProducts(point.factors, point.signs, point.sample, batches, step_size)
+    count = min(sampling.replicas, max(16, BOUND_ENTRIES // point.rank**2))
+    norms = log_norms(law, count, LONGEST_BOUND.bit_length() - 1, sampling.seed)
+    length = 2 ** np.arange(norms.shape[1])
+    bound, error = mean_and_error(norms / length)
+    method = {
+        "units": "per step",
+        "method": f"spectral norms of {count} independent products",
+        "status": "estimated",
+    }
+    return {
+        "length": ("length", length, {"long_name": "number of factors"}),
+        "upper_bound": ("length", bound, {"long_name": "(1/n) E log ||product of n factors||", **method}),
+        "upper_bound_error": ("length", error, {"long_name": "standard error of the upper bound", **method}),
+    }
 
 
 def on_line(block: InterpolatingMinimum, direction: np.ndarray) -> InterpolatingMinimum:

@@ -41,8 +41,8 @@ def stable_sets(
     objective
         A loss that is a mean over samples.
     minima
-        Points of shape ``(minima, dim)``, or a Dataset with ``theta`` such as `minima_curve` and `sample_minima`
-        give; each is verified to be an interpolating minimum.
+        Points of shape ``(minima, dim)``, as `minima_curve` gives, or a Dataset with ``theta``, as `sample_minima`
+        does; each is verified to be an interpolating minimum.
     step_sizes, batch_sizes
         One or several.
     probabilities

@@ -116,7 +116,7 @@ class Batches(eqx.Module):
         if self.shuffle:
             return self._batch_of_epoch(key, step)
         weights = jnp.full(size, 1 / size)
-        if self.is_deterministic and self.probabilities is None:
+        if self.probabilities is None and self.is_deterministic:
             return Batch(jnp.arange(size, dtype=jnp.int32) % n, weights)
         key = jax.random.fold_in(key, step)
         if self.probabilities is not None:

@@ -2,6 +2,7 @@
 
 from gdmap.plots.certify import plot_determinant_sign, plot_singularity_distance
 from gdmap.plots.density import plot_spectral_density
+from gdmap.plots.exponents import plot_exponents, plot_stable_sets
 from gdmap.plots.minima import plot_minima
 from gdmap.plots.spectrum import plot_spectrum
 from gdmap.plots.trajectory import plot_trajectory
@@ -9,10 +10,12 @@ from gdmap.plots.transition import plot_transition
 
 __all__ = [
     "plot_determinant_sign",
+    "plot_exponents",
     "plot_minima",
     "plot_singularity_distance",
     "plot_spectral_density",
     "plot_spectrum",
+    "plot_stable_sets",
     "plot_trajectory",
     "plot_transition",
 ]

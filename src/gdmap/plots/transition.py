@@ -21,9 +21,10 @@ COLOURS = {
     "chaotic": "#56B4E9",
     "diverged": "#D55E00",
     "marginal": "#009E73",
+    "bounded": "#000000",
     "undecided": "#808080",
 }
-MARKERS = dict(zip(COLOURS, "osD<>^v.", strict=True))
+MARKERS = dict(zip(COLOURS, "osD<>^vP.", strict=True))
 
 
 def plot_transition(

@@ -15,11 +15,16 @@ from gdmap.ensembles.ensemble import (
     annotate,
     checked_criteria,
     environment,
+    map_criteria,
+    random_criteria,
     trajectory_variables,
 )
 from gdmap.ensembles.fates import Fate
 from gdmap.ensembles.iteration import Criteria, iterate_to_fate
-from gdmap.maps import GradientDescent, Map, StepSizeFamily
+from gdmap.ensembles.random_fates import iterate_to_random_fate
+from gdmap.ensembles.random_iteration import SampledSteps, sampled_steps
+from gdmap.maps import GradientDescent, Map, RandomMap, StepSizeFamily, StochasticGradientDescent
+from gdmap.maps.batches import trajectory_key
 from gdmap.maps.gradient_descent import checked_step_size
 from gdmap.objectives import AbstractObjective
 from gdmap.sweeps.fractions import fate_fractions
@@ -38,13 +43,13 @@ def sweep(
     n_starts: int | None = None,
     scale: float | Sequence[float] = 1.0,
     seed: int = 0,
-    map: Callable[[AbstractObjective, Any], Map] = GradientDescent,  # noqa: A002 - the name of the concept
+    map: Callable[[AbstractObjective, Any], Map | RandomMap] = GradientDescent,  # noqa: A002 - the name of the concept
     store: str | Path | None = None,
     chunk_size: int = 2048,
-    step_tolerance: float = Criteria().step_tolerance,
+    step_tolerance: float | None = None,
     period_tolerance: float = Criteria().period_tolerance,
     max_period: int = Criteria().max_period,
-    escape_radius: float = Criteria().escape_radius,
+    escape_radius: float | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> xr.Dataset:
     """Give every (step size, start) its fate, with the share of each fate and its interval.
@@ -66,9 +71,11 @@ def sweep(
     scale
         Standard deviation of the starts when ``starts`` is a number; a list adds the dimension ``scale``.
     seed
-        The seed of the starts, a non-negative integer.
+        The seed of the starts, and of the batches of a random map; a non-negative integer.
     map
-        ``map(objective, step_size)``, traceable in the step size.
+        ``map(objective, step_size)``, traceable in the step size. For batches of 4, say,
+        ``lambda objective, step_size: StochasticGradientDescent(objective, step_size, batch_size=4)``: start ``i``
+        draws the batches of trajectory ``i``, the same at every step size.
     store
         A path for a Zarr store, written chunk by chunk. A sweep that was cut off at any moment goes on when it
         is called again with the same arguments, and ends with the identical dataset. Without it the result
@@ -76,7 +83,7 @@ def sweep(
     chunk_size
         About how many trajectories to run between writes. It changes the chunks on disk, not the numbers.
     step_tolerance, period_tolerance, max_period, escape_radius
-        See `gdmap.Criteria`.
+        See `gdmap.Criteria`, and `gdmap.ensemble` for the defaults of random maps.
     progress
         Called as ``progress(finished, total)`` in trajectories, from time to time.
 
@@ -98,21 +105,26 @@ def sweep(
         raise TypeError(f"objective must be a gdmap objective such as Function(f, dim), got {objective!r}")
     if not callable(map):
         raise TypeError(f"map must be a function of (objective, step_size), got {map!r}")
-    criteria = checked_criteria(Criteria(max_steps, step_tolerance, period_tolerance, max_period, escape_radius))
     etas = checked_step_sizes(step_sizes)
     scales = checked_scales(scale)
     seed = checked_seed(seed)
+    family = family_of(objective, map, etas, seed)
+    if isinstance(family, RandomFamily):
+        criteria = random_criteria(max_steps, step_tolerance, escape_radius)
+    else:
+        criteria = map_criteria(max_steps, step_tolerance, period_tolerance, max_period, escape_radius)
+    criteria = checked_criteria(criteria)
     thetas = resolve_starts(starts, n_starts, objective.dim, scales, seed)
-    family = StepSizeFamily(objective, map)
     coordinates: dict[str, Any] = {"step_size": etas, "scale": scales, "start": np.arange(len(thetas))}
     if np.ndim(scale) == 0:
         del coordinates["scale"]
     chunk = chunk_lengths(tuple(len(values) for values in coordinates.values()), chunk_size)
+    state_dim = family.state_dim if isinstance(family, RandomFamily) else family(etas[0]).state_dim
     plan = {
         "format": PLAN_FORMAT,
         "objective": objective.describe(),
         "map": f"{map.__module__}.{map.__qualname__}" if hasattr(map, "__qualname__") else repr(map),
-        "trace": trace_fingerprint(family.step, (), (family(etas[0]).state_dim,)),
+        "trace": trace_fingerprint(family.step, (), (state_dim,)),
         "step_sizes": etas.tolist(),
         "scales": scales.tolist(),
         "seed": seed,
@@ -140,6 +152,50 @@ def sweep(
     return _finished(results)
 
 
+class RandomFamily(eqx.Module):
+    """Stochastic gradient descent over step sizes."""
+
+    steps: SampledSteps
+    seed: int = eqx.field(static=True)
+
+    @property
+    def map(self) -> StochasticGradientDescent:
+        """The map at one of the step sizes."""
+        return self.steps.map
+
+    @property
+    def state_dim(self) -> int:
+        """The dimension of the state space."""
+        return self.map.state_dim
+
+    def step(self, step_size: Any, state: Any) -> Any:
+        """The first step of the first trajectory, traceable: what identifies the family."""
+        return self.steps.update(step_size, state, trajectory_key(self.seed, 0), 0)
+
+
+def family_of(
+    objective: AbstractObjective, make: Callable[[AbstractObjective, Any], Any], etas: np.ndarray, seed: int
+) -> StepSizeFamily | RandomFamily:
+    """The maps over the step sizes, or an error if ``make`` does not make them."""
+    first = make(objective, etas[0])
+    if isinstance(first, StochasticGradientDescent):
+        for eta in etas:
+            made = make(objective, eta)
+            if not eqx.tree_equal(made, eqx.tree_at(lambda map_: map_.step_size, first, np.asarray(eta))):
+                raise ValueError(
+                    "map(objective, step_size) must be StochasticGradientDescent with that step size and the same "
+                    f"batches at every step size; at {float(eta)} it is {made!r}"
+                )
+        if first.batches.is_deterministic:
+            return StepSizeFamily(first.mean_map.objective, GradientDescent)
+        return RandomFamily(sampled_steps(first), seed)
+    if isinstance(first, RandomMap):
+        raise TypeError(f"of random maps StochasticGradientDescent has fates, got {first!r}")
+    if not isinstance(first, Map):
+        raise TypeError(f"map(objective, step_size) must return a map such as GradientDescent, got {first!r}")
+    return StepSizeFamily(objective, make)
+
+
 class InitialState(eqx.Module):
     """The state in which the run of one lane begins."""
 
@@ -151,7 +207,7 @@ class InitialState(eqx.Module):
 
 
 def run_chunk(
-    family: StepSizeFamily,
+    family: StepSizeFamily | RandomFamily,
     etas: np.ndarray,
     scales: np.ndarray,
     thetas: np.ndarray,
@@ -166,8 +222,13 @@ def run_chunk(
     parameter = np.broadcast_to(eta[:, None, None], shape).ravel().astype(theta.dtype)
     thetas = np.broadcast_to(scale[:, None, None] * theta, (*shape, theta.shape[1]))
     thetas = thetas.reshape(-1, theta.shape[1]).astype(theta.dtype)
-    state = on_lanes(InitialState(family), (parameter, thetas), block_size(16 * theta.shape[1]))
-    outcome = iterate_to_fate(family, parameter, state, criteria, progress)
+    if isinstance(family, RandomFamily):
+        numbers = np.broadcast_to(np.arange(region[-1].start, region[-1].stop), shape).ravel()
+        etas_ = parameter.astype(np.float64)
+        outcome = iterate_to_random_fate(family.map, etas_, thetas, numbers, family.seed, criteria, progress)
+    else:
+        state = on_lanes(InitialState(family), (parameter, thetas), block_size(16 * theta.shape[1]))
+        outcome = iterate_to_fate(family, parameter, state, criteria, progress)
     lengths = tuple(part.stop - part.start for part in region)
     return {name: values.reshape(lengths) for name, values in trajectory_variables(outcome).items()}
 
