@@ -1,9 +1,10 @@
-"""The examples about proofs run, and say what they should."""
+"""The examples about proofs and about SGD run, and say what they should."""
 
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -33,3 +34,23 @@ def test_saddle_avoidance(tmp_path):
     )
     assert ": 1.000 (" in not_avoided and "map singular on one piece" in not_avoided
     assert (tmp_path / "saddle-avoidance.png").exists()
+
+
+@pytest.mark.slow
+def test_sgd_on_digits(tmp_path):
+    lines = run("sgd_on_digits.py", tmp_path).splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
+    assert [int(row[0]) for row in rows] == [1, 2, 4, 8, 16, 32]
+    mean_square = [float(row[2]) for row in rows]
+    almost_surely = [float(row[3].split()[0]) for row in rows]
+    assert np.all(np.diff(mean_square) > 0)
+    assert all(a >= b * (1 - 1e-4) for a, b in zip(almost_surely, mean_square, strict=True))
+    for row in rows:
+        assert "(stable)" in row[1]
+        below, above = (float(cell.split()[0]) for cell in row[4:6])
+        assert below > 0.5
+        assert above == 0
+    report = (tmp_path / "sgd-on-digits.md").read_text()
+    mu = next(line for line in report.splitlines() if line.startswith("mu at"))
+    assert mu.split()[5] == rows[-1][1].split()[0]  # the batch of all samples is gradient descent
+    assert {path.name for path in tmp_path.iterdir()} == {"minimum.npz", "sgd-on-digits.md", "sgd-on-digits.png"}

@@ -153,8 +153,8 @@ def escape_or_return(
     directions = gaussian_starts(starts, near.normal.shape[1], seed)
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     step_size = np.full(starts, float(map.step_size))
-    # Half along what contracts most slowly, where a stable product ends up; the rest finds what grows.
-    mixed = near.slowest + directions
+    # Mostly along what contracts most slowly, where a stable product ends up; the rest finds what grows.
+    mixed = near.slowest + directions / 2
     mixed /= np.linalg.norm(mixed, axis=1, keepdims=True)
     halves = growth_rates(steps, near, step_size, mixed, np.arange(starts) + starts, seed)
     at_rest = RANDOM_STEP_TOLERANCE if is_random else AT_REST

@@ -304,14 +304,14 @@ def confidence_at(confidence: float, look: int) -> float:
 
 
 def slow_and_random(block: InterpolatingMinimum, batches: Batches, replicas: int) -> np.ndarray:
-    """Vectors to begin with, ``(replicas, 2, dim)``: random, half their length along the least mean curvature.
+    """Vectors to begin with, ``(replicas, 2, dim)``: random ones added to those of least mean curvature.
 
     These directions contract most slowly, so a stable product ends up near them; the random part finds what grows.
     """
     slowest = np.linalg.eigh(block.mean_matrix(batches.mean()))[1][:, :2].T
     directions = np.random.default_rng(0).standard_normal((replicas, *slowest.shape))
     directions /= np.linalg.norm(directions, axis=2, keepdims=True)
-    return slowest + directions
+    return slowest + directions / 2
 
 
 def _sampled(
