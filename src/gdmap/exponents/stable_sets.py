@@ -1,6 +1,7 @@
 """Which minima of a family gradient descent and SGD can end in, over step sizes, batch sizes and sampling laws."""
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,35 @@ from gdmap.maps.stochastic_gradient_descent import batches_of
 from gdmap.objectives import AbstractObjective
 
 STABILITY = {"stable": 1, "unstable": -1, "undecided": 0}
+DIMS = ("minimum", "step_size", "batch_size", "law")
+OF_LAW = ("minimum", "batch_size", "law")
+
+
+def _contents() -> dict[str, tuple[tuple[str, ...], dict[str, Any]]]:
+    """Dimensions and attributes of what is computed, by name."""
+    rate = {"units": "per step"}
+    contents: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {}
+    for name, words in (("gd", "mu of gradient descent"), ("sgd", "lambda of stochastic gradient descent")):
+        contents |= {
+            f"{name}_exponent": (DIMS, {"long_name": f"exponent {words}", **rate}),
+            f"{name}_exponent_lower": (DIMS, {"long_name": f"exponent {words}, lower end", **rate}),
+            f"{name}_exponent_upper": (DIMS, {"long_name": f"exponent {words}, upper end", **rate}),
+            f"{name}_standard_error": (DIMS, {"long_name": f"standard error of {words}", **rate}),
+            f"{name}_stability": (
+                DIMS,
+                {
+                    "long_name": f"verdict on {words}",
+                    "flag_values": list(STABILITY.values()),
+                    "flag_meanings": " ".join(STABILITY),
+                },
+            ),
+        }
+    contents["mean_square_threshold"] = (OF_LAW, {"long_name": "critical step size in mean square"})
+    contents["sharpness"] = (OF_LAW, {"long_name": "largest Hessian eigenvalue of the mean loss"})
+    return contents
+
+
+CONTENTS = _contents()
 
 
 def stable_sets(
@@ -71,71 +101,49 @@ def stable_sets(
     """
     sampling = checked_sampling(confidence, tolerance, max_steps, replicas, seed)
     etas = [checked_step_size(eta) for eta in np.atleast_1d(np.asarray(step_sizes))]
-    sizes = [
-        int(size) if float(size).is_integer() else size for size in np.atleast_1d(np.asarray(batch_sizes)).tolist()
-    ]
-    laws: Sequence[Any] = (
-        [None] if probabilities is None else list(np.atleast_2d(np.asarray(probabilities, float)))
-    )
+    sizes = [int(size) if float(size).is_integer() else size for size in np.atleast_1d(batch_sizes).tolist()]
+    given: list[Any] = [None] if probabilities is None else list(np.atleast_2d(np.asarray(probabilities, float)))
     theta = np.atleast_2d(np.asarray(minima["theta"] if isinstance(minima, xr.Dataset) else minima, dtype=float))
-    shape = (len(theta), len(etas), len(sizes), len(laws))
-    mu, lam = (np.full((3, *shape), np.nan) for _ in range(2))
-    error = np.full(shape, np.nan)
-    estimated = np.zeros(shape, bool)
-    verdicts = {name: np.zeros(shape, np.int8) for name in ("gd", "sgd")}
-    mean_square, sharpness = (np.full((len(theta), *shape[2:]), np.nan) for _ in range(2))
-    chances = np.zeros((len(laws), 0))
-    finished, total = 0, int(np.prod(shape))
-    for k, p in enumerate(laws):
-        first = batches_of(objective, 1, p)
-        chances = np.zeros((len(laws), first.n_samples)) if not chances.size else chances
-        chances[k] = first.mean()
-        points = interpolating_minima(objective, theta, first.probabilities)
-        for b, size in enumerate(sizes):
-            batches = batches_of(objective, size, p, replace, shuffle)
-            for m, point in enumerate(points):
-                sharpness[m, b, k] = np.linalg.eigvalsh(point.mean_matrix(batches.mean()))[-1]
-                if not shuffle:
-                    mean_square[m, b, k] = mean_square_threshold_at(point, batches).value
-                for e, eta in enumerate(etas):
-                    at = (m, e, b, k)
-                    descent = gd_exponent_at(point, batches.mean(), eta)
-                    stochastic = sgd_exponent_at(point, batches, eta, sampling)
-                    for name, ends, found in (("gd", mu, descent), ("sgd", lam, stochastic)):
-                        ends[(slice(None), *at)] = found.value, found.lower, found.upper
-                        verdicts[name][at] = STABILITY[found.verdict]
-                    estimated[at] = stochastic.status == "estimated"
-                    error[at] = _standard_error(stochastic)
-                    finished += 1
-                    if progress is not None:
-                        progress(finished, total)
-    dims = ("minimum", "step_size", "batch_size", "law")
-    names = {"gd": "mu of gradient descent", "sgd": "lambda of stochastic gradient descent"}
-    variables: dict[str, Any] = {}
-    for name, ends in (("gd", mu), ("sgd", lam)):
-        for suffix, values, words in zip(
-            ("", "_lower", "_upper"), ends, ("", ", lower end", ", upper end"), strict=True
-        ):
-            attributes = {"long_name": f"exponent {names[name]}{words}", "units": "per step"}
-            variables[f"{name}_exponent{suffix}"] = (dims, values, attributes)
-        flags = {
-            "long_name": f"verdict on {names[name]}",
-            "flag_values": list(STABILITY.values()),
-            "flag_meanings": " ".join(STABILITY),
+    laws = [[batches_of(objective, size, p, replace, shuffle) for size in sizes] for p in given]
+    chances = np.stack([batches_of(objective, 1, p).mean() for p in given])
+
+    shape = (len(theta), len(etas), len(sizes), len(given))
+    table = {
+        name: np.full([shape[DIMS.index(dim)] for dim in dims], np.nan) for name, (dims, _) in CONTENTS.items()
+    }
+    points = {k: interpolating_minima(objective, theta, chance) for k, chance in enumerate(chances)}
+    cells = itertools.product(enumerate(etas), range(len(sizes)), range(len(given)), range(len(theta)))
+    for finished, ((e, eta), b, k, m) in enumerate(cells):
+        point, batches = points[k][m], laws[k][b]
+        if e == 0:
+            mean = point.mean_matrix(batches.mean())
+            table["sharpness"][m, b, k] = np.linalg.eigvalsh(mean)[-1]
+            if not shuffle:
+                table["mean_square_threshold"][m, b, k] = mean_square_threshold_at(point, batches).value
+        found = {
+            "gd": gd_exponent_at(point, batches.mean(), eta),
+            "sgd": sgd_exponent_at(point, batches, eta, sampling),
         }
-        variables[f"{name}_stability"] = (dims, verdicts[name], flags)
-    law_dims = ("minimum", "batch_size", "law")
+        for name, one in found.items():
+            for part, value in _parts(one).items():
+                table[f"{name}_{part}"][m, e, b, k] = value
+        if progress is not None:
+            progress(finished + 1, int(np.prod(shape)))
+    sampled = ~np.isnan(table["sgd_standard_error"])
+    variables: dict[str, Any] = {
+        name: (CONTENTS[name][0], values, CONTENTS[name][1]) for name, values in table.items()
+    }
+    for name in ("gd_stability", "sgd_stability"):
+        variables[name] = (DIMS, table[name].astype(np.int8), CONTENTS[name][1])
+    del variables["gd_standard_error"]
     variables |= {
-        "sgd_standard_error": (dims, error, {"long_name": "standard error of lambda", "units": "per step"}),
-        "sgd_estimated": (dims, estimated, {"long_name": "lambda is estimated by sampling"}),
-        "mean_square_threshold": (law_dims, mean_square, {"long_name": "critical step size in mean square"}),
-        "sharpness": (law_dims, sharpness, {"long_name": "largest Hessian eigenvalue of the mean loss"}),
+        "sgd_estimated": (DIMS, sampled, {"long_name": "lambda is estimated by sampling"}),
         "theta": (("minimum", "component"), theta),
         "probability": (("law", "sample"), chances, {"long_name": "probability of picking the sample"}),
     }
-    record: dict[str, Any] = {
-        "status": "estimated" if estimated.any() else "computed",
-        "confidence": confidence if estimated.any() else "none: nothing was sampled",
+    record = {
+        "status": "estimated" if sampled.any() else "computed",
+        "confidence": confidence if sampled.any() else "none: nothing was sampled",
         "method": "gd_exponent and sgd_exponent at every minimum",
         "replace": str(bool(replace)),
         "shuffle": str(bool(shuffle)),
@@ -144,5 +152,12 @@ def stable_sets(
     return xr.Dataset(variables, coords={"step_size": etas, "batch_size": sizes}, attrs=record)
 
 
-def _standard_error(found: Exponent) -> float:
-    return np.nan if found.standard_error is None else found.standard_error
+def _parts(found: Exponent) -> dict[str, float]:
+    error = np.nan if found.standard_error is None else found.standard_error
+    return {
+        "exponent": found.value,
+        "exponent_lower": found.lower,
+        "exponent_upper": found.upper,
+        "standard_error": error,
+        "stability": STABILITY[found.verdict],
+    }
