@@ -80,7 +80,7 @@ def test_standard_error_of_the_growth_rate_is_right():
     loss = gdmap.Objective(lambda w, x: jnp.sinh(x @ w) ** 2 / 2, np.zeros(2), data=(x,))
     eta = 0.5
     factors = np.eye(2) - eta * np.einsum("ij,ik->ijk", x, x)
-    near = Neighbourhood(np.zeros(2), 1.0, np.eye(2))
+    near = Neighbourhood(np.zeros(2), 1.0, np.eye(2), np.eye(2)[0])
     directions = rng.normal(size=(2000, 2))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     sgd = StochasticGradientDescent(loss, eta)
@@ -108,7 +108,7 @@ def test_growth_is_unbiased_where_lambda_is_exact():
     sgd = StochasticGradientDescent(TOY, 0.15)
     theta = minimum(8.0)
     normal = theta[::-1, None] / np.linalg.norm(theta)
-    near = Neighbourhood(theta, float(np.linalg.norm(theta)), normal)
+    near = Neighbourhood(theta, float(np.linalg.norm(theta)), normal, np.ones(1))
     count = 4000
     rates = growth_rates(sampled_steps(sgd), near, np.full(count, 0.15), np.ones((count, 1)), np.arange(count), 1)
     rates = rates.mean(axis=1)
@@ -170,7 +170,7 @@ def test_rounding_of_a_wiped_out_displacement_is_not_infinite():
     assert growth.steps.samples.tolist() == [0, 1]
     rates = growth_rates(
         sampled_steps(sgd),
-        Neighbourhood(minimum(8.0), 1.0, np.zeros((2, 1))),
+        Neighbourhood(minimum(8.0), 1.0, np.zeros((2, 1)), np.ones(1)),
         np.full(4, 0.15),
         np.ones((4, 1)),
         np.arange(4),

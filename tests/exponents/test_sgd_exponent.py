@@ -154,6 +154,7 @@ def test_coupled_gradients(eta, expected, verdict):
     assert found.verdict == verdict
 
 
+@pytest.mark.slow  # that of the engine beneath is tested by default
 def test_the_standard_error_is_right():
     loss = with_gram(COUPLED)
     point = interpolating_minimum(loss, ONES)
@@ -204,16 +205,17 @@ def test_the_interval_respects_the_bounds():
     loss = regression(np.random.default_rng(0).normal(size=(3, 5)))
     for eta in (0.05, 0.2, 0.5):
         found = sgd_exponent(loss, np.ones(5), eta, replicas=16)
-        spectrum = sgd_lyapunov_spectrum(loss, np.ones(5), eta, replicas=16, steps=2048)
-        assert found.lower >= float(spectrum.log_determinant) / 3 - 1e-9
+        sizes = np.sum(loss.data[0] ** 2, axis=1)
+        assert found.lower >= np.log(np.abs(1 - eta * sizes)).mean() / 3 - 1e-9
         below = eta < mean_square_threshold(loss, np.ones(5)).lower
         assert not below or found.upper < 1e-9
 
 
 def test_the_sum_rule_controls_the_spectrum():
-    loss, theta = tanh_network(1, 3, 8, 1, 5)
+    rows = np.random.default_rng(2).normal(size=(4, 5))
+    loss, theta = regression(rows), np.ones(5)
     found = sgd_lyapunov_spectrum(loss, theta, 0.3, batch_size=2, steps=2048)
-    assert found.sizes["k"] == 5
+    assert found.sizes["k"] == 4
     assert np.all(np.diff(found.exponent) <= 0)
     assert abs(float(found.log_determinant_z)) <= 4
     assert float(found["sum"]) == pytest.approx(float(found.exponent.sum()))
