@@ -7,7 +7,13 @@ import numpy as np
 from scipy.optimize import brentq
 
 from gdmap.bracket import Bracket
-from gdmap.exponents.commuting import batch_weights, first_unstable_step_size, mean_log_multiplier
+from gdmap.exponents.commuting import (
+    MOST_POLES,
+    SCAN_OF_LINES,
+    batch_weights,
+    first_unstable_step_size,
+    mean_log_multiplier,
+)
 from gdmap.exponents.interpolation import InterpolatingMinimum, interpolating_minimum
 from gdmap.exponents.mean_square import mean_square_threshold_at
 from gdmap.exponents.sgd_exponent import (
@@ -155,12 +161,25 @@ def _of_a_line(block: InterpolatingMinimum, batches: Batches, sampling: Sampling
     if support.drawn:
         error += critical_value(sampling.confidence, len(p)) * near.standard_error / slope
         words = f"root of the mean of log|1 - eta x| over {len(p)} independent batches (commuting Jacobians)"
-    return Threshold(value, max(value - error, 0.0), value + error, support.drawn, words)
+    scanned = len(np.unique(x[p > 0])) > MOST_POLES
+    if scanned:
+        words += f"; first crossing of a scan by {SCAN_OF_LINES}"
+    return Threshold(value, max(value - error, 0.0), value + error, support.drawn or scanned, words)
 
 
 def _sampled(block: InterpolatingMinimum, batches: Batches, sampling: Sampling, safe: float) -> Threshold:
+    quantile = critical_value(sampling.confidence, sampling.replicas)
+
     def look(step_size: float, window: int) -> Look:
-        return looked_at(PairProducts(block, batches, step_size, sampling).advance(window, QUARTERS))
+        products = PairProducts(block, batches, step_size, sampling)
+        if window > products.steps:
+            products.advance(window - products.steps, 1)
+        before = products.steps
+        return looked_at(products.advance(window, QUARTERS), before, block.rank)
+
+    def interval(step_size: float, window: int) -> tuple[float, float]:
+        found = look(step_size, window)
+        return found.interval(quantile * found.standard_error)
 
     def rate(step_size: float) -> float:
         return look(step_size, COARSE_WINDOW).mean
@@ -173,22 +192,36 @@ def _sampled(block: InterpolatingMinimum, batches: Batches, sampling: Sampling, 
         below, above = (above if found.mean <= 0 else below), above * SCAN
     root = below if rate(below) >= 0 else float(brentq(rate, below, above, rtol=1e-3))
     apart = 0.02 * root
-    slope = (rate(root + apart) - rate(root - apart)) / (2 * apart)
+    slope = max((rate(root + apart) - rate(root - apart)) / (2 * apart), 0.0)
     window = 2 * COARSE_WINDOW
     while True:
         found = look(root, window)
-        half = critical_value(sampling.confidence, sampling.replicas) * found.standard_error
-        low, high = found.interval(half)
-        error = (high - low) / 2 / slope if slope > 0 else math.inf
-        root = max(root - found.mean / slope, safe) if slope > 0 else root
-        wanted = sampling.tolerance or 0.0
-        if error <= wanted * root or 2 * window > sampling.max_steps:
+        low, high = found.interval(quantile * found.standard_error)
+        error = max(high - found.mean, found.mean - low) / slope if slope > 0 else math.inf
+        if slope > 0:
+            root = min(max(root - found.mean / slope, safe), above)
+        if error <= (sampling.tolerance or 0.0) * root or 2 * window > sampling.max_steps:
             break
         window *= 2
+    error = min(error, above - safe)
+    # The slope is an estimate and the curve may be flat below the root: the ends must show their signs themselves.
+    lower, upper = root, root
+    reach = error
+    while lower > safe:
+        lower = max(root - reach, safe)
+        if lower == safe or interval(lower, window)[1] < 0:
+            break
+        reach *= 2
+    reach = error
+    while upper < above:
+        upper = min(root + reach, above)
+        if upper == above or interval(upper, window)[0] > 0:
+            break
+        reach *= 2
     words = (
-        f"root with common random numbers: {sampling.replicas} products of {window} measured factors; "
-        f"slope {slope:.3g}; first crossing of a scan by {SCAN} from the mean-square threshold"
+        f"root with common random numbers: {sampling.replicas} products of {2 * window} factors, the later half "
+        f"measured; slope {slope:.3g}; first crossing of a scan by {SCAN} from the mean-square threshold"
     )
     if not found.settled:
         words += "; not settled, so the interval was widened"
-    return Threshold(root, max(root - error, min(safe, root)), root + error, True, words)
+    return Threshold(root, lower, upper, True, words)

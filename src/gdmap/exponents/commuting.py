@@ -23,7 +23,7 @@ from gdmap.maps.batches import trajectory_key
 MOST_BATCHES, MOST_NUMBERS = 2**16, 2**24
 DRAWS = 2**15
 DRAWN_AT_ONCE = 2**12
-MOST_POLES, SCAN = 512, 1.002
+MOST_POLES, SCAN_OF_LINES = 4096, 1.002
 EPS = float(np.finfo(float).eps)
 
 
@@ -100,7 +100,7 @@ def first_unstable_step_size(curvature: np.ndarray, probability: np.ndarray) -> 
     Between two neighbouring poles ``1/x`` the function is concave and tends to ``-inf`` at both, so it is positive
     there if and only if its maximum is; before the first pole it is negative, and after the last it grows without
     bound. So the first crossing is found exactly (to rounding), if there are at most `MOST_POLES` poles; beyond,
-    by a scan in steps of `SCAN` from the mean-square threshold, below which there is none.
+    by a scan in steps of `SCAN_OF_LINES` from the mean-square threshold, below which there is none.
 
     Raises
     ------
@@ -124,7 +124,7 @@ def first_unstable_step_size(curvature: np.ndarray, probability: np.ndarray) -> 
     if len(poles) > MOST_POLES:
         below = above = 2 * float(p @ x) / float(p @ x**2)
         while mean_log(above) <= 0:
-            below, above = above, above * SCAN
+            below, above = above, above * SCAN_OF_LINES
         return _root(mean_log, below, above)
     for left, right in itertools.pairwise(poles):
         if right - left > 64 * EPS * right:

@@ -34,6 +34,8 @@ MOST_ROWS, MOST_NUMBERS = 5000, 2**27
 CHUNK_BYTES = 2**27
 # Gradients that cancel in the mean to this share vanish in the mean alone.
 CANCELS = 1e-6
+# A row must lie in the normal space with this share of its length at least.
+SEEN = 0.5
 # Unit gradients whose smallest singular value is below this are dependent.
 DEPENDENT = 1e-8
 
@@ -276,6 +278,14 @@ def _described(
     basis = Vt[: int(np.sum(singular**2 > NULL * singular[0] ** 2))].T
     factors = rows.factors @ basis
     lengths = np.linalg.norm(rows.factors, axis=1, keepdims=True)
+    lost = np.linalg.norm(factors, axis=1) < SEEN * lengths[:, 0]
+    if lost.any():
+        smallest = int(rows.sample[np.flatnonzero(lost)[np.argmin(lengths[lost, 0])]])
+        raise ValueError(
+            f"the Hessian of sample {smallest} ({float(lengths[lost].min() ** 2):.3g}, seen with probability "
+            f"{p[smallest]:.3g}) is too small beside the largest ({float(lengths.max() ** 2):.3g}) to be told "
+            "from rounding in the mean: bring the samples to comparable scales, or leave those out"
+        )
     independence = 0.0
     if len(rows.factors) <= objective.dim and np.isin(chosen, rows.sample).all():
         independence = float(np.linalg.svd(rows.factors / lengths, compute_uv=False)[-1])

@@ -28,6 +28,10 @@ QUARTERS = 4
 DRIFT, DRIFT_FACTOR = 3.0, 6.0
 # Two exponents are told apart if their gap in one replica is this many times its standard deviation.
 TOLD_APART = 2.0
+# The second vector has fallen behind when its exponent's gap times the number of steps is this.
+MIXED = 8.0
+# Rounding of a rate per step.
+ROUNDING = 64 * EPS
 DECIDED_WIDTH = 0.1
 MOST_DETERMINANTS = 2**28
 
@@ -248,6 +252,7 @@ class Look(NamedTuple):
     ``mean`` growth rate of the leading vector and its ``standard_error``; how its two halves differ (``drift``);
     and, where the second exponent is not told apart, by how much the ``mean`` exceeds that of the pair
     (``excess``): two vectors that take turns in leading make the larger rate come out too large, but not the sum.
+    ``memory`` bounds what the first vectors, of which a part lies aside, may still take off the rate.
     """
 
     mean: float
@@ -255,6 +260,7 @@ class Look(NamedTuple):
     drift: float
     drift_error: float
     excess: float
+    memory: float
 
     @property
     def settled(self) -> bool:
@@ -268,21 +274,30 @@ class Look(NamedTuple):
 
     def interval(self, half: float) -> tuple[float, float]:
         """The interval of half-width ``half``, widened by what biases the mean."""
-        return self.mean - half - self.bias - self.excess, self.mean + half + self.bias
+        return self.mean - half - self.bias - self.excess, self.mean + half + self.bias + self.memory
 
 
-def looked_at(rates: np.ndarray) -> Look:
-    """The look at growth rates per step of each replica, shape ``(replicas, quarters, exponents)``."""
+def looked_at(rates: np.ndarray, before: float = math.inf, dim: int = 1) -> Look:
+    """The look at growth rates per step of each replica, shape ``(replicas, quarters, exponents)``.
+
+    The vectors, of dimension ``dim``, were followed for ``before`` steps that are not measured. A component that
+    is ``R`` times as large as the leading one and falls behind at the rate ``x`` takes ``x R e^(-2 x t) / (1 + R
+    e^(-2 x t))`` off the rate at time ``t``, at most about ``(1 + log(1 + R)) / (2 t)``; of the vectors we begin
+    with, ``R`` is below ``9 dim`` (they are random to a third). It is nothing where the gap has had time to act.
+    """
     count = len(rates)
     leading = rates[:, :, 0]
     halves = leading.reshape(count, 2, -1).mean(axis=2)
     difference = halves[:, 1] - halves[:, 0]
     means = leading.mean(axis=1)
-    excess = 0.0
+    excess = memory = 0.0
     if rates.shape[2] > 1:
-        gaps = means - rates[:, :, 1].mean(axis=1)
-        if np.all(np.isfinite(gaps)) and gaps.mean() < TOLD_APART * gaps.std(ddof=1):
-            excess = float(gaps.mean()) / 2
+        with np.errstate(invalid="ignore"):
+            gaps = means - rates[:, :, 1].mean(axis=1)
+        if np.all(np.isfinite(gaps)):
+            gap = float(gaps.mean())
+            excess = gap / 2 if gap < TOLD_APART * gaps.std(ddof=1) else 0.0
+            memory = (1 + math.log1p(9 * dim)) / (2 * before) if gap * before < MIXED else 0.0
     with np.errstate(invalid="ignore"):  # -inf where every direction was annihilated
         return Look(
             float(means.mean()),
@@ -290,6 +305,7 @@ def looked_at(rates: np.ndarray) -> Look:
             float(difference.mean()),
             float(difference.std(ddof=1) / math.sqrt(count)),
             excess,
+            memory,
         )
 
 
@@ -327,15 +343,18 @@ def _sampled(
     look = 0
     while True:
         look += 1
-        found = looked_at(products.advance(window, QUARTERS))
-        half = critical_value(confidence_at(sampling.confidence, look), sampling.replicas) * found.standard_error
+        before = products.steps
+        found = looked_at(products.advance(window, QUARTERS), before, block.rank)
+        quantile = critical_value(confidence_at(sampling.confidence, look), sampling.replicas)
+        half = quantile * found.standard_error + ROUNDING
         lower, upper = found.interval(half)
-        decided = upper < 0 or lower > 0
-        wanted = sampling.tolerance
-        if wanted is None:
-            wanted = DECIDED_WIDTH * abs(found.mean) if decided else 0.0
+        lower, upper = max(lower, lowest), min(upper, highest)
+        if sampling.tolerance is not None:
+            enough = (upper - lower) / 2 <= sampling.tolerance
+        else:
+            enough = (upper < 0 or lower > 0) and half <= DECIDED_WIDTH * abs(found.mean)
         window = products.steps
-        if (found.settled and half <= wanted) or 2 * window > sampling.max_steps or found.mean == -math.inf:
+        if (found.settled and enough) or 2 * window > sampling.max_steps or found.mean == -math.inf:
             break
     return combined(found, half, products, lowest, highest)
 
@@ -353,6 +372,8 @@ def combined(found: Look, half: float, products: "PairProducts", lowest: float, 
         )
     if found.excess > 0:
         words.append("not told apart from the next exponent, so the lower end is that of their mean")
+    if found.memory > 0:
+        words.append(f"gap to the next exponent not yet passed, so the upper end is {found.memory:.2g} higher")
     if upper > highest:
         upper = max(highest, lower)
         words.append("upper end: half the logarithm of the mean-square radius")

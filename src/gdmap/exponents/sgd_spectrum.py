@@ -18,6 +18,7 @@ from gdmap.exponents.random_products import (
 )
 from gdmap.exponents.sgd_exponent import (
     MOST_DETERMINANTS,
+    ROUNDING,
     BlockExponent,
     Sampling,
     block_exponent,
@@ -160,9 +161,10 @@ def block_spectrum(
     if block.rank == 1:
         one = block_exponent(block, batches, step_size, sampling)
         return BlockSpectrum([one], one.value, one.value, math.nan)
-    k = min(k, block.rank)
+    # One more vector than exponents, to see whether the last one is told apart from the next.
+    followed = min(k + 1, block.rank)
     law = BatchProducts(block.factors, block.signs, block.sample, batches, step_size)
-    state = begin(law, sampling.replicas, k, sampling.seed)
+    state = begin(law, sampling.replicas, followed, sampling.seed)
     epoch = batches.steps_per_epoch if batches.shuffle else 1
     part = max(-(-sampling.max_steps // (8 * epoch)), 1) * epoch
     state, _ = advance(law, state, 4 * part)
@@ -170,15 +172,17 @@ def block_spectrum(
     rates = growth / part
     exponents = []
     method = f"{sampling.replicas} independent products of {8 * part} factors, QR, the later half measured"
-    for j in range(k):
+    quantile = critical_value(sampling.confidence, sampling.replicas)
+    excess = memory = 0.0
+    for j in range(min(k, block.rank)):
         if not np.all(np.isfinite(rates[:, :, j])):
             exponents.append(BlockExponent(-math.inf, -math.inf, -math.inf, 0.0, f"{method}: annihilated"))
             continue
-        look = looked_at(rates[:, :, j : j + 2])
-        half = (
-            critical_value(sampling.confidence, sampling.replicas) * look.standard_error + look.bias + look.excess
-        )
-        exponents.append(BlockExponent(look.mean, look.mean - half, look.mean + half, look.standard_error, method))
+        look = looked_at(rates[:, :, j : j + 2], 4 * part, block.rank)
+        lower, upper = look.interval(quantile * look.standard_error + ROUNDING)
+        # What biases an exponent upwards biases the next one downwards.
+        exponents.append(BlockExponent(look.mean, lower - memory, upper + excess, look.standard_error, method))
+        excess, memory = look.excess, look.memory
     return BlockSpectrum(exponents, *_sum_rule(block, batches, step_size, rates))
 
 
