@@ -6,7 +6,7 @@ import pytest
 
 import gdmap
 from gdmap.ensembles import escape_or_return, outcome_names
-from gdmap.ensembles.escape import MEASURED, NearGrowth, Neighbourhood, growth_rates
+from gdmap.ensembles.escape import FLOOR, MEASURED, Neighbourhood, growth_rates
 from gdmap.ensembles.random_iteration import sampled_steps
 from gdmap.exponents.exponent import Exponent
 from gdmap.exponents.gd_exponent import gd_exponent
@@ -80,11 +80,11 @@ def test_standard_error_of_the_growth_rate_is_right():
     loss = gdmap.Objective(lambda w, x: jnp.sinh(x @ w) ** 2 / 2, np.zeros(2), data=(x,))
     eta = 0.5
     factors = np.eye(2) - eta * np.einsum("ij,ik->ijk", x, x)
-    near = Neighbourhood(np.zeros(2), 1.0, np.eye(2), np.eye(2)[0])
-    directions = rng.normal(size=(2000, 2))
-    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    near = Neighbourhood(np.zeros(2), 1.0, np.eye(2), np.eye(2))
+    directions = rng.normal(size=(2000, 2, 2))
     sgd = StochasticGradientDescent(loss, eta)
-    rates = growth_rates(sampled_steps(sgd), near, np.full(2000, eta), directions, np.arange(2000), 0).mean(axis=1)
+    arguments = (np.eye(2), np.full(2000, eta), directions, np.arange(2000), 0)
+    rates = growth_rates(sampled_steps(sgd), near, *arguments)[0][:, :, 0].mean(axis=1)
     vectors = rng.normal(size=(4000, 2))
     logs = []
     for step in range(1500):
@@ -108,10 +108,10 @@ def test_growth_is_unbiased_where_lambda_is_exact():
     sgd = StochasticGradientDescent(TOY, 0.15)
     theta = minimum(8.0)
     normal = theta[::-1, None] / np.linalg.norm(theta)
-    near = Neighbourhood(theta, float(np.linalg.norm(theta)), normal, np.ones(1))
+    near = Neighbourhood(theta, float(np.linalg.norm(theta)), normal, np.ones((1, 1)))
     count = 4000
-    rates = growth_rates(sampled_steps(sgd), near, np.full(count, 0.15), np.ones((count, 1)), np.arange(count), 1)
-    rates = rates.mean(axis=1)
+    arguments = (normal, np.full(count, 0.15), np.ones((count, 1, 1)), np.arange(count), 1)
+    rates = growth_rates(sampled_steps(sgd), near, *arguments)[0].mean(axis=(1, 2))
     spread = np.log(6.5 / abs(1 - 0.81 * 0.15 * 8)) / 2 / np.sqrt(MEASURED)
     assert rates.std() == pytest.approx(spread, rel=0.05)
     assert abs(rates.mean() - exact(8.0, 0.15, 0.5)) < 4 * spread / np.sqrt(count)
@@ -166,17 +166,12 @@ def test_horizon_too_short_is_undecided():
 
 def test_rounding_of_a_wiped_out_displacement_is_not_infinite():
     sgd = StochasticGradientDescent(TOY, 0.15)
-    growth = NearGrowth(sampled_steps(sgd), np.asarray(0), minimum(8.0), np.zeros((2, 1)), np.asarray(1e-8))
-    assert growth.steps.samples.tolist() == [0, 1]
-    rates = growth_rates(
-        sampled_steps(sgd),
-        Neighbourhood(minimum(8.0), 1.0, np.zeros((2, 1)), np.ones(1)),
-        np.full(4, 0.15),
-        np.ones((4, 1)),
-        np.arange(4),
-        0,
-    )
-    assert np.all(np.isfinite(rates))
+    nothing = np.zeros((2, 1))
+    near = Neighbourhood(minimum(8.0), 1.0, nothing, np.ones((1, 1)))
+    arguments = (nothing, np.full(4, 0.15), np.ones((4, 1, 1)), np.arange(4), 0)
+    rates, _, floored = growth_rates(sampled_steps(sgd), near, *arguments)
+    np.testing.assert_allclose(rates, np.log(FLOOR))
+    assert floored.all()
 
 
 def test_bad_input():

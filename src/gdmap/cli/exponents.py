@@ -145,7 +145,11 @@ def with_weights(loss: Any, batches: Batches) -> AbstractObjective:
 
 def at_batch_size(point: InterpolatingMinimum, batches: Batches, sampling: Sampling) -> AtBatchSize:
     """The critical step sizes of one law of batches; no second moments decide for epochs."""
-    bounds = {} if batches.shuffle else step_size_bounds_at(point, batches)
+    if batches.shuffle:
+        of_the_mean = Batches(batches.n_samples, batches.n_samples)
+        bounds = {"gradient_descent": step_size_bounds_at(point, of_the_mean)["gradient_descent"]}
+    else:
+        bounds = step_size_bounds_at(point, batches)
     threshold = almost_sure_threshold_at(point, batches, sampling._replace(tolerance=0.02, max_steps=2**14))
     return AtBatchSize(batches, bounds, threshold)
 

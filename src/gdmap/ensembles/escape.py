@@ -28,8 +28,15 @@ from gdmap.ensembles.random_iteration import (
 from gdmap.ensembles.verdicts import Verdicts
 from gdmap.exponents.exponent import Exponent
 from gdmap.exponents.gd_exponent import gd_exponent
-from gdmap.exponents.interpolation import interpolating_minimum
-from gdmap.exponents.sgd_exponent import looked_at, sgd_exponent
+from gdmap.exponents.interpolation import InterpolatingMinimum, interpolating_minimum
+from gdmap.exponents.sgd_exponent import (
+    QUARTERS,
+    Look,
+    invariant_blocks,
+    looked_at,
+    sgd_exponent,
+    slow_and_random,
+)
 from gdmap.flags import flag_attributes, flag_names
 from gdmap.maps import GradientDescent, Map, RandomMap, StochasticGradientDescent
 from gdmap.maps.batches import trajectory_key
@@ -39,9 +46,12 @@ from gdmap.minima.critical_points import DENSE_LIMIT
 from gdmap.minima.minimum import checked_point
 
 # Relative to the size of theta: where the growth rate is measured; the error of a rate there, of curvature beyond
-# the Hessian and of rounding.
+# the Hessian.
 LINEAR_DISTANCE, LINEAR_ERROR = 1e-8, 1e-6
-# Steps of the growth measurement that are left out, and that count.
+# Rounding there, relative to the displacement; one that a step makes shorter than FLOOR of itself is seen as that.
+NOISE = 4 * float(np.finfo(float).eps) / LINEAR_DISTANCE
+FLOOR = 16 * NOISE
+# Steps of the growth measurement that are left out (not on lines, where nothing turns), and that count.
 ALIGNING, MEASURED = 512, 1024
 # A start that returned ends where all steps have shrunk by this factor, and are rounding noise or this share of
 # the way. (Close to the threshold a contraction amplifies rounding: the noise of a map that is not random can be
@@ -64,13 +74,30 @@ class Destination(IntEnum):
 class Neighbourhood(NamedTuple):
     """A minimum, refined, with its size and an orthonormal basis ``(dim, r)`` of the normal space.
 
-    ``slowest``, shape ``(r,)``: the direction of least curvature, in coordinates of that basis.
+    ``eigenvectors``, shape ``(r, r)``: those of the Hessian, as rows in coordinates of that basis. ``point``: the
+    minimum with its sample Hessians, where batches are random.
     """
 
     theta: np.ndarray
     size: float
     normal: np.ndarray
-    slowest: np.ndarray
+    eigenvectors: np.ndarray
+    point: InterpolatingMinimum | None = None
+
+
+class Rate(NamedTuple):
+    """A measured growth rate per step: its mean, its standard error and those beside it.
+
+    The truth may be lower than the mean by ``excess`` or higher by ``memory``; where a step was ``floored`` it may
+    be lower by any amount. ``of_starts``: the rate of each start.
+    """
+
+    mean: float
+    error: float
+    excess: float
+    memory: float
+    floored: bool
+    of_starts: np.ndarray
 
 
 def escape_or_return(
@@ -89,10 +116,13 @@ def escape_or_return(
     The theorems (Chemnitz & Engel, JMLR 26(134), 2025, A and B): with a negative exponent a start returns with a
     probability that tends to 1 as the distance tends to 0; with a positive one it does so with probability 0.
 
-    *Growth rate.* Beside the minimum, at 1e-8 of its size, steps of the full map are made with the batches of a
-    trajectory, and after each the part of the displacement in the normal space is brought back to that distance.
-    So no trajectory leaves the linear regime, and none is selected for staying in it. 512 steps are left out, the
-    mean logarithm of the growth over the next 1,024 is the rate of a start.
+    *Growth rate.* Beside the minimum, at 1e-8 of its size, steps of the full map are made, and after each the part
+    of the displacement in the normal space is brought back to that distance. So no trajectory leaves the linear
+    regime, and none is selected for staying in it. A map that is not random makes one step from every eigenvector
+    of the Hessian, and the largest logarithm of the growth is the rate. Under random batches each start draws
+    those of a trajectory, once in every subspace that all sample Hessians leave invariant (as in `sgd_exponent`),
+    with two displacements: 512 steps are left out (none on lines), the mean over the next 1,024 is the rate of the
+    start, and the subspace with the largest mean counts.
 
     *Outcome.* From ``distance`` the map is run freely. A start has ``escaped`` when it first is farther from the
     minimum than ``sqrt(distance)`` times its size (the neighbourhood shrinks with the distance, but excursions
@@ -128,12 +158,16 @@ def escape_or_return(
         Over ``start``: ``outcome`` (flags; `gdmap.ensembles.outcome_names`), ``steps`` to it, ``growth_rate``, and
         ``final_distance`` relative to the size of ``theta``. Scalars: ``share_returned``, ``share_escaped`` with
         ``_lower`` and ``_upper`` (status *estimated*), ``mean_growth_rate`` with ``mean_growth_rate_error``
-        (standard error over the starts; for a map that is not random the drift between the halves of the
-        measurement and the linearisation count too), ``predicted_exponent`` with ``_lower`` and ``_upper``,
-        ``growth_rate_z`` (difference over the joint error; NaN where the prediction has no finite interval, as at
-        a multiplier of 0), and ``agrees``: ``|z| <= 4`` and the outcomes are no contradiction. They are one if of
-        a stable minimum starts escaped and none returned; if of an unstable one some returned, or under random
-        batches not certainly less than half did (rounding catches a share of them).
+        (standard error over the starts, linearisation and rounding) and the attributes ``excess`` and ``memory``
+        (by how much the rate may be too large because two exponents are not told apart, and too small because the
+        displacement has not turned yet), ``predicted_exponent`` with ``_lower`` and ``_upper``, ``growth_rate_z``:
+        by how much the rate differs, beyond ``excess`` and ``memory``, over the joint error. A prediction with one
+        finite end is compared with that end alone. A step that wipes a displacement out, up to rounding, makes the
+        rate an upper bound (attribute ``floored``), which only a larger prediction contradicts; where there is
+        none a prediction of minus infinity is wrong (z is infinite). NaN: no finite end. ``agrees``: ``|z| <= 4``
+        and the outcomes are no contradiction. They are one if every start escaped from a stable minimum; if some
+        start returned to an unstable one, or under random batches certainly more than half did (rounding catches
+        a share of them).
 
     Raises
     ------
@@ -153,36 +187,28 @@ def escape_or_return(
     directions = gaussian_starts(starts, near.normal.shape[1], seed)
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     step_size = np.full(starts, float(map.step_size))
-    # Mostly along what contracts most slowly, where a stable product ends up; the rest finds what grows.
-    mixed = near.slowest + directions / 2
-    mixed /= np.linalg.norm(mixed, axis=1, keepdims=True)
-    halves = growth_rates(steps, near, step_size, mixed, np.arange(starts) + starts, seed)
+    rate = random_rate(steps, near, map, starts, seed) if is_random else single_rate(steps, near, map, starts)
     at_rest = RANDOM_STEP_TOLERANCE if is_random else AT_REST
     outcome, taken, final = outcomes(steps, near, step_size, directions, distance, max_steps, seed, at_rest)
 
-    rate = halves.mean(axis=1)
-    look = looked_at(halves[:, :, None])
-    mean = look.mean
-    doubt = look.bias if is_random else abs(look.drift)
-    error = float(np.hypot(look.standard_error + doubt, LINEAR_ERROR))
-    z = _z(mean, error, predicted)
+    z = _z(rate, predicted)
     returned, escaped = (int(np.sum(outcome == kind)) for kind in (Destination.RETURNED, Destination.ESCAPED))
     share = {
         name: _wilson(count, starts, confidence) for name, count in (("returned", returned), ("escaped", escaped))
     }
     possible = {
-        "stable": returned > 0 or escaped == 0,
-        "unstable": share["returned"][2] < 0.5 if is_random else returned == 0,
+        "stable": escaped < starts,
+        "unstable": share["returned"][1] <= 0.5 if is_random else returned == 0,
         "undecided": True,
     }[predicted.verdict]
     dataset = xr.Dataset(
         {
             "outcome": ("start", outcome),
             "steps": ("start", taken),
-            "growth_rate": ("start", rate),
+            "growth_rate": ("start", rate.of_starts),
             "final_distance": ("start", final),
-            "mean_growth_rate": mean,
-            "mean_growth_rate_error": error,
+            "mean_growth_rate": rate.mean,
+            "mean_growth_rate_error": rate.error,
             "predicted_exponent": predicted.value,
             "predicted_exponent_lower": predicted.lower,
             "predicted_exponent_upper": predicted.upper,
@@ -203,7 +229,13 @@ def escape_or_return(
         "status": "estimated",
         **environment(),
     }
-    return _annotate(dataset, starts, confidence, predicted)
+    _annotate(dataset, starts, confidence, predicted)
+    dataset.mean_growth_rate.attrs |= {
+        "excess": rate.excess,
+        "memory": rate.memory,
+        "floored": int(rate.floored),
+    }
+    return dataset
 
 
 def predicted_exponent(map_: GradientDescent | StochasticGradientDescent, theta: np.ndarray) -> Exponent:
@@ -223,45 +255,122 @@ def _probabilities(map_: StochasticGradientDescent) -> np.ndarray:
 
 
 class NearGrowth(eqx.Module):
-    """The growth of one displacement kept at a small length, per step, over the two halves of what is measured."""
+    """The growth of displacements kept at a small length, per step, over the quarters of what is measured.
+
+    ``basis``, shape ``(dim, r)``: of an invariant subspace, to which the images are projected.
+    """
 
     steps: Steps
     seed: np.ndarray
     theta: np.ndarray
-    normal: np.ndarray
+    basis: np.ndarray
     length: np.ndarray
+    aligning: int = eqx.field(static=True)
 
-    def __call__(self, parameter: Any, direction: Any, trajectory: Any) -> Any:
-        """Means of the logarithm of the growth, shape ``(2,)``."""
+    def __call__(self, parameter: Any, directions: Any, trajectory: Any) -> tuple[Any, Any, Any]:
+        """From one or two directions ``(k, r)``: means of the logarithm of the growth, ``(QUARTERS, k)``; the mean
+        error of the first by rounding; whether any step of it was shorter than can be seen.
+        """
         key = trajectory_key(self.seed, trajectory)
-        # A displacement that a step wipes out is seen at the size of rounding.
-        floor = jnp.finfo(jnp.float64).eps / LINEAR_DISTANCE
 
-        def one_step(direction: Any, time: Any) -> tuple[Any, Any]:
-            state = self.theta + self.length * (self.normal @ direction)
-            moved = self.normal.T @ (self.steps.update(parameter, state, key, time) - self.theta) / self.length
-            growth = lengths(moved)
-            lives = growth > floor
-            direction = jnp.where(lives, moved / jnp.where(lives, growth, 1.0), direction)
-            return direction, jnp.log(jnp.maximum(growth, floor))
+        def unit(vector: Any, before: Any) -> tuple[Any, Any]:
+            length = lengths(vector)
+            lives = length > FLOOR
+            return jnp.where(lives, vector / jnp.where(lives, length, 1.0), before), jnp.maximum(length, FLOOR)
 
-        _, rates = jax.lax.scan(one_step, direction, jnp.arange(ALIGNING + MEASURED))
-        return rates[ALIGNING:].reshape(2, -1).mean(axis=1)
+        def one_step(directions: Any, time: Any) -> tuple[Any, Any]:
+            def image(direction: Any) -> Any:
+                state = self.theta + self.length * (self.basis @ direction)
+                moved = self.steps.update(parameter, state, key, time) - self.theta
+                return self.basis.T @ moved / self.length
+
+            moved = jax.vmap(image)(directions)
+            first, length = unit(moved[0], directions[0])
+            units, growths = [first], [length]
+            if len(directions) > 1:
+                aside = moved[1] - (moved[1] @ first) * first
+                second, length = unit(aside - (aside @ first) * first, directions[1])
+                units.append(second)
+                growths.append(length)
+            return jnp.stack(units), jnp.stack(growths)
+
+        _, growth = jax.lax.scan(one_step, directions, jnp.arange(self.aligning + MEASURED))
+        growth = growth[self.aligning :]
+        rates = jnp.log(growth).reshape(QUARTERS, -1, len(directions)).mean(axis=1)
+        return rates, jnp.mean(NOISE / growth[:, 0]), jnp.any(growth[:, 0] <= FLOOR)
 
 
 def growth_rates(
     steps: Steps,
     near: Neighbourhood,
+    basis: np.ndarray,
     parameter: np.ndarray,
     directions: np.ndarray,
     trajectory: np.ndarray,
     seed: int,
-) -> np.ndarray:
-    """`NearGrowth` from every direction (a unit vector in coordinates of the normal space), ``(starts, 2)``."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`NearGrowth` from directions ``(starts, k, r)`` in the subspace with that basis, one row for each start."""
     length = np.asarray(LINEAR_DISTANCE * near.size)
-    growth = NearGrowth(steps, np.asarray(seed, np.int64), near.theta, near.normal, length)
+    aligning = ALIGNING if basis.shape[1] > 1 else 0
+    growth = NearGrowth(
+        steps, np.asarray(seed, np.int64), near.theta, np.ascontiguousarray(basis), length, aligning
+    )
+    directions = directions / np.linalg.norm(directions, axis=2, keepdims=True)
     arguments = (parameter, directions, trajectory.astype(np.int64))
-    return np.asarray(on_lanes(growth, arguments, block_size(64 * len(near.theta))))
+    rates, noise, floored = on_lanes(growth, arguments, block_size(128 * len(near.theta)))
+    return np.asarray(rates), np.asarray(noise), np.asarray(floored)
+
+
+def random_rate(
+    steps: Steps, near: Neighbourhood, map_: StochasticGradientDescent, starts: int, seed: int
+) -> Rate:
+    """The largest mean rate over the invariant blocks, for random batches."""
+    assert near.point is not None
+    step_size = np.full(starts, float(map_.step_size))
+    found = []
+    for block in invariant_blocks(near.point):
+        assert block.basis is not None
+        directions = slow_and_random(block, map_.batches, starts)
+        rates, noise, floored = growth_rates(
+            steps, near, block.basis, step_size, directions, np.arange(starts) + starts, seed
+        )
+        look = looked_at(rates, ALIGNING, block.rank)
+        found.append(_rate(look, rates, float(noise.mean()), bool(floored.any())))
+    return max(found, key=lambda rate: rate.mean)
+
+
+def _rate(look: Look, rates: np.ndarray, noise: float, floored: bool) -> Rate:
+    error = float(np.hypot(look.standard_error + look.bias, LINEAR_ERROR + noise))
+    return Rate(look.mean, error, look.excess, look.memory, floored, rates[:, :, 0].mean(axis=1))
+
+
+class OneStep(eqx.Module):
+    """The logarithm of the growth of one displacement in one step of a map that is not random."""
+
+    steps: Steps
+    theta: np.ndarray
+    basis: np.ndarray
+
+    def __call__(self, parameter: Any, direction: Any, length: Any) -> Any:
+        """A scalar, from a direction of shape ``(r,)``."""
+        state = self.theta + length * (self.basis @ direction)
+        moved = self.steps.update(parameter, state, trajectory_key(0, 0), 0) - self.theta
+        return jnp.log(jnp.maximum(lengths(self.basis.T @ moved / length), FLOOR))
+
+
+def single_rate(
+    steps: Steps, near: Neighbourhood, map_: GradientDescent | StochasticGradientDescent, starts: int
+) -> Rate:
+    """The largest growth along the eigenvectors of the Hessian, and at half the distance, which is its error."""
+    one_step = OneStep(steps, near.theta, near.normal)
+    count = len(near.eigenvectors)
+    growth = []
+    for length in (LINEAR_DISTANCE * near.size, LINEAR_DISTANCE * near.size / 2):
+        arguments = (np.full(count, float(map_.step_size)), near.eigenvectors, np.full(count, length))
+        growth.append(float(np.max(on_lanes(one_step, arguments, block_size(128 * len(near.theta))))))
+    mean = growth[0]
+    error = LINEAR_ERROR + NOISE / np.exp(mean) + abs(growth[0] - growth[1])
+    return Rate(mean, float(error), 0.0, 0.0, bool(mean <= np.log(FLOOR)), np.full(starts, mean))
 
 
 def outcomes(
@@ -308,27 +417,23 @@ def outcome_names(dataset: xr.Dataset) -> np.ndarray:
 
 def _neighbourhood(map_: GradientDescent | StochasticGradientDescent, theta: Any) -> Neighbourhood:
     theta = checked_point(map_.objective, theta)
+    point = None
     if isinstance(map_, StochasticGradientDescent):
-        point: Any = interpolating_minimum(map_.objective, theta, _probabilities(map_))
+        point = interpolating_minimum(map_.objective, theta, _probabilities(map_))
         found, normal = point.theta, point.basis
-        slowest = slowest_direction(point, map_.batches.mean())
+        eigenvectors = np.linalg.eigh(point.mean_matrix(map_.batches.mean()))[1].T
     elif map_.objective.dim > DENSE_LIMIT:
         point = interpolating_minimum(map_.objective, theta)
         found, normal = point.theta, point.basis
-        slowest = slowest_direction(point, point.probabilities)
+        eigenvectors = np.linalg.eigh(point.mean_matrix(point.probabilities))[1].T
     else:
         minimum = verified_minimum(map_.objective, theta)
         found, normal = minimum.theta, minimum.normal_basis
-        curvature = minimum.eigenvalues[minimum.nullity :]
-        slowest = np.eye(len(curvature))[np.argmin(curvature)] if len(curvature) else np.zeros(0)
+        eigenvectors = np.eye(normal.shape[1])
     if not normal.shape[1]:
         raise ValueError("the normal space is zero: the Hessian vanishes at theta, so nothing returns or escapes")
-    return Neighbourhood(found, float(np.linalg.norm(found)) or 1.0, np.ascontiguousarray(normal), slowest)
-
-
-def slowest_direction(point: Any, weights: np.ndarray) -> np.ndarray:
-    """The direction of least curvature of the loss with these weights, in coordinates of the normal space."""
-    return np.asarray(np.linalg.eigh(point.mean_matrix(weights))[1][:, 0])
+    size = float(np.linalg.norm(found)) or 1.0
+    return Neighbourhood(found, size, np.ascontiguousarray(normal), np.ascontiguousarray(eigenvectors), point)
 
 
 def _checked_map(map_: Any) -> Steps:
@@ -354,14 +459,27 @@ def _check(distance: Any, starts: Any, max_steps: Any, confidence: Any) -> None:
         raise ValueError(f"confidence must be between 0 and 1, got {confidence!r}")
 
 
-def _z(mean: float, error: float, predicted: Exponent) -> float:
-    if not np.isfinite([predicted.lower, predicted.upper]).all():
+def _z(rate: Rate, predicted: Exponent) -> float:
+    """The difference over the joint error, where there is something to compare: see `escape_or_return`."""
+    below, above = np.isfinite(predicted.lower), np.isfinite(predicted.upper)
+    if predicted.upper == -np.inf:
+        return 0.0 if rate.floored else np.inf
+    if not below and not above:
         return float("nan")
-    if predicted.standard_error is not None:
-        doubt = predicted.standard_error
+    if below and above:
+        difference = rate.mean - predicted.value
+        width = predicted.upper - predicted.value if difference > 0 else predicted.value - predicted.lower
+        doubt = width if predicted.standard_error is None else predicted.standard_error
+        # An interval can be wider on one side than sampling makes it.
+        slack = max(0.0, width - AGREES_WITHIN * doubt)
     else:
-        doubt = max(predicted.upper - predicted.value, predicted.value - predicted.lower)
-    return float((mean - predicted.value) / np.hypot(error, doubt))
+        difference = max(0.0, rate.mean - predicted.upper) if above else min(0.0, rate.mean - predicted.lower)
+        doubt, slack = predicted.standard_error or 0.0, 0.0
+    if difference > 0 and rate.floored:
+        return 0.0
+    slack += rate.excess if difference > 0 else rate.memory
+    beyond = max(0.0, abs(difference) - slack)
+    return float(np.copysign(beyond / np.hypot(rate.error, doubt), difference))
 
 
 def _wilson(count: int, number: int, confidence: float) -> tuple[float, float, float]:
@@ -369,7 +487,7 @@ def _wilson(count: int, number: int, confidence: float) -> tuple[float, float, f
     return count / number, float(interval.low), float(interval.high)
 
 
-def _annotate(dataset: xr.Dataset, starts: int, confidence: float, predicted: Exponent) -> xr.Dataset:
+def _annotate(dataset: xr.Dataset, starts: int, confidence: float, predicted: Exponent) -> None:
     rate = {"units": "1/step", "status": "estimated"}
     wilson = {
         "units": "1",
@@ -403,4 +521,3 @@ def _annotate(dataset: xr.Dataset, starts: int, confidence: float, predicted: Ex
             attributes[f"share_{name}_{side}"] = {"long_name": long_name, **wilson}
     for name, attribute in attributes.items():
         dataset[name].attrs.update(attribute)
-    return dataset

@@ -87,7 +87,8 @@ def almost_sure_threshold(
     Raises
     ------
     TypeError, ValueError
-        As for `sgd_exponent`.
+        As for `sgd_exponent`; where a direction on which all Jacobians are numbers has negative curvature under
+        some batch.
     """
     batches = batches_of(objective, batch_size, probabilities, replace, shuffle)
     sampling = checked_sampling(confidence, tolerance, max_steps, replicas, seed)

@@ -83,7 +83,8 @@ def mean_log_multiplier(
     multiplier = np.abs(1 - step_size * curvature)
     uncertainty = step_size * error + 4 * EPS * (1 + step_size * np.abs(curvature))
     with np.errstate(divide="ignore"):
-        logs = np.log(multiplier)
+        # A multiplier that may be zero is taken for zero: its logarithm would be that of rounding.
+        logs = np.where(multiplier > uncertainty, np.log(multiplier), -np.inf)
         lower = float(probability @ np.log(np.maximum(multiplier - uncertainty, 0.0)))
         upper = float(probability @ np.log(multiplier + uncertainty))
         value = float(probability @ logs)

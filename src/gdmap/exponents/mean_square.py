@@ -38,6 +38,8 @@ BOUNDS = {
     "necessary_top_direction": ("2 lambda_max / E (v^T A_w v)^2 (second moment v v^T)", "necessary", MULAYOFF),
     "wu_ma_e": ("2 / lambda_max(M^-1/2 E[A_w^2] M^-1/2)", "sufficient", WU),
 }
+# Step sizes in units of 1 / curvature whose squares are still finite.
+FARTHEST = 1e100
 
 
 def mean_square_threshold(
@@ -293,6 +295,10 @@ def mean_square_radius_at(point: InterpolatingMinimum, batches: Batches, step_si
     """`mean_square_radius` at a verified point, for a law of batches."""
     moments = second_moments(point, batches)
     eta, eigenvalues = checked_step_size(step_size), moments.eigenvalues
+    if eta * moments.largest > FARTHEST:
+        raise ValueError(
+            f"step_size {eta:g} is {eta * moments.largest:.2g} times what the curvature allows: it overflows"
+        )
     kept = 1 - eta * (eigenvalues[:, None] + eigenvalues)
     found = _largest(len(eigenvalues), lambda S: kept * S + eta**2 * moments.moment(S))
     status, words, confidence = _words(found)

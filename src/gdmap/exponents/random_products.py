@@ -37,6 +37,8 @@ DETERMINANTS = 2**16
 # a replica apart may be equal: the larger and the smaller of two normal variables differ by 1.3 of their
 # deviations.
 DRIFT, RESOLVED = 4.0, 2.0
+# Two exponents are mixed no more when their gap times the number of steps is this.
+MIXED = 8.0
 ROUNDING = 1e-9
 
 
@@ -475,7 +477,8 @@ def random_product_exponents(
     one that matters. Where exponents are equal and the matrices share invariant subspaces (they are
     block-diagonal, say) it is of order ``1 / sqrt(steps)``: the largest is overestimated, the smallest
     underestimated. Exponents that may be equal (``separation`` below 2) therefore have intervals that also cover
-    their common mean.
+    their common mean. Where a gap times the number of steps is below 8 the vectors still remember how they began,
+    and the intervals are wider by what that may make, ``(1 + log(1 + 9 dim)) / (2 steps)`` at most.
 
     Parameters
     ----------
@@ -506,15 +509,15 @@ def random_product_exponents(
     -------
     Dataset over ``k`` (1, 2, ...): ``exponent``, ``standard_error``, ``lower``, ``upper``; ``drift_z``, the
     estimate over the second half of the steps minus that over the first, in standard errors, and ``settled``,
-    whether none is beyond 4; ``replica_exponent`` over ``(replica, index)``; ``history`` and ``history_error``,
-    the running estimates over ``(block, index)`` with the coordinate ``step``. Over ``pair`` (exponents ``i`` and
-    ``i + 1``): ``separation``, their mean difference over its standard deviation in one replica. Over ``length``
-    ``n = 1, 2, 4, ...``: ``upper_bound``, ``(1/n) E log ||M_n ... M_1||`` with the spectral norm, which is never
-    below the first exponent and falls to it as ``n`` doubles, with ``upper_bound_error``. With all exponents:
-    ``sum`` and ``log_determinant``, which have the same expectation, each with its ``_error``, and ``sum_z``,
-    their difference in standard errors. ``attrs['remarks']`` says in words what to beware of. An exponent is
-    ``-inf`` if vectors of some replica were annihilated (to rounding: contracted in one step by more than about
-    1e13 relative to the others).
+    whether none is beyond 4; ``slow``, whether some gap had no time to act; ``replica_exponent`` over ``(replica,
+    index)``; ``history`` and ``history_error``, the running estimates over ``(block, index)`` with the coordinate
+    ``step``. Over ``pair`` (exponents ``i`` and ``i + 1``): ``separation``, their mean difference over its
+    standard deviation in one replica. Over ``length`` ``n = 1, 2, 4, ...``: ``upper_bound``, ``(1/n) E log ||M_n
+    ... M_1||`` with the spectral norm, which is never below the first exponent and falls to it as ``n`` doubles,
+    with ``upper_bound_error``. With all exponents: ``sum`` and ``log_determinant``, which have the same
+    expectation, each with its ``_error``, and ``sum_z``, their difference in standard errors. ``attrs['remarks']``
+    says in words what to beware of. An exponent is ``-inf`` if vectors of some replica were annihilated (to
+    rounding: contracted in one step by more than about 1e13 relative to the others).
 
     Raises
     ------
@@ -553,7 +556,7 @@ def random_product_exponents(
         f"{state.stretch} factors"
     )
     attrs = {"status": "estimated", "method": method}
-    variables = _estimates(growth, k, part_lengths(steps, parts), confidence, attrs)
+    variables = _estimates(growth, k, part_lengths(steps, parts), warm_up, dim, confidence, attrs)
     variables |= _upper_bounds(law, replicas, steps, seed, attrs)
     if k == dim:
         variables |= _sum_rule(law, growth, steps, replicas, seed, log_determinant, attrs)
@@ -606,6 +609,11 @@ def remarks(found: xr.Dataset) -> str:
             "Not settled: the two halves of the steps are not shown to agree, so there may be a bias beyond the "
             "standard errors; take more steps and a longer warm-up."
         )
+    if bool(found["slow"]):
+        sentences.append(
+            "The gap between some exponents is too small for so few steps, so that the start still matters: their "
+            "intervals are wider by what it may make."
+        )
     close = [int(i) for i in found["pair"].values[found["separation"].values < RESOLVED]]
     if close:
         pairs = ", ".join(f"{i} and {i + 1}" for i in close)
@@ -618,7 +626,13 @@ def remarks(found: xr.Dataset) -> str:
 
 
 def _estimates(
-    growth: np.ndarray, k: int, lengths: np.ndarray, confidence: float, attrs: dict[str, Any]
+    growth: np.ndarray,
+    k: int,
+    lengths: np.ndarray,
+    before: int,
+    dim: int,
+    confidence: float,
+    attrs: dict[str, Any],
 ) -> dict[str, Any]:
     """The variables that come from the growth of the frames, shape ``(replicas, parts, k or k + 1)``."""
     rates = growth.sum(axis=1) / lengths.sum()
@@ -626,6 +640,8 @@ def _estimates(
     noise = 1 + _finite(np.abs(exponent))
     separation = _separation(rates, noise)
     lower, upper = _intervals(rates, separation >= RESOLVED, confidence)
+    slow = _memories(exponent, before, int(lengths.sum()), dim)
+    lower, upper = lower - slow, upper + slow
     drift = _drift(growth, lengths, exponent, noise)[:k]
     running, running_error = mean_and_error(np.cumsum(growth, axis=1) / np.cumsum(lengths)[:, None])
 
@@ -639,6 +655,7 @@ def _estimates(
         "upper": ("k", upper[:k], named("upper end of the exponent's interval")),
         "drift_z": ("k", drift, named("second minus first half of the steps, in standard errors", "1")),
         "settled": ((), bool(np.all(np.abs(drift) <= DRIFT)), named("whether no exponent drifts", "1")),
+        "slow": ((), bool(np.any(slow[:k] > 0)), named("whether a gap has not had time to act", "1")),
         "separation": ("pair", separation, named("gap to the next exponent over its deviation in a replica", "1")),
         "replica_exponent": (("replica", "k"), rates[:, :k], named("growth rate of one replica")),
         "history": (("block", "k"), running[:, :k], named("estimate from the steps so far")),
@@ -648,6 +665,25 @@ def _estimates(
             named("standard error of the estimate so far"),
         ),
     }
+
+
+def memory_bound(steps: float, dim: int) -> float:
+    """What a random start may still take off a rate after so many steps, while its gap has not had time to act.
+
+    A component ``R`` times as large as the leading one that falls behind at the rate ``x`` takes
+    ``x R e^(-2 x t) / (1 + R e^(-2 x t))`` off the rate at time ``t``, at most about ``(1 + log(1 + R)) / (2 t)``;
+    for random vectors ``R = 9 dim`` is rarely exceeded.
+    """
+    return (1 + math.log1p(9 * dim)) / (2 * steps)
+
+
+def _memories(exponent: np.ndarray, before: int, steps: int, dim: int) -> np.ndarray:
+    """`memory_bound` for the exponents with a neighbour whose gap has not acted since the start, else 0."""
+    time = max(before, steps / 2)
+    below = np.isneginf(exponent[1:])
+    gaps = np.where(below, math.inf, exponent[:-1] - np.where(below, 0.0, exponent[1:]))
+    unmixed = np.concatenate([[False], gaps * time < MIXED, [False]])
+    return np.where(unmixed[1:] | unmixed[:-1], memory_bound(time, dim), 0.0)
 
 
 def _drift(growth: np.ndarray, lengths: np.ndarray, exponent: np.ndarray, noise: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from gdmap.exponents.commuting import EPS, batch_weights, mean_log_multiplier
 from gdmap.exponents.exponent import Exponent
 from gdmap.exponents.interpolation import InterpolatingMinimum, interpolating_minimum
 from gdmap.exponents.mean_square import mean_square_radius_at
-from gdmap.exponents.random_products import BatchProducts, advance, begin
+from gdmap.exponents.random_products import MIXED, BatchProducts, advance, begin, memory_bound
 from gdmap.exponents.regularity import blocks_at, regularity_at
 from gdmap.maps import Batches
 from gdmap.maps.gradient_descent import checked_step_size
@@ -28,8 +28,8 @@ QUARTERS = 4
 DRIFT, DRIFT_FACTOR = 3.0, 6.0
 # Two exponents are told apart if their gap in one replica is this many times its standard deviation.
 TOLD_APART = 2.0
-# The second vector has fallen behind when its exponent's gap times the number of steps is this.
-MIXED = 8.0
+# Step sizes in units of 1 / curvature.
+FARTHEST = 1e60
 # Rounding of a rate per step.
 ROUNDING = 64 * EPS
 DECIDED_WIDTH = 0.1
@@ -126,6 +126,7 @@ def sgd_exponent_at(
     point: InterpolatingMinimum, batches: Batches, step_size: float, sampling: Sampling
 ) -> Exponent:
     """`sgd_exponent` at a verified point."""
+    check_reach(point, step_size)
     blocks = invariant_blocks(point)
     sampled = sum(block.rank > 1 for block in blocks)
     shared = sampling._replace(confidence=1 - (1 - sampling.confidence) / max(sampled, 1))
@@ -278,12 +279,10 @@ class Look(NamedTuple):
 
 
 def looked_at(rates: np.ndarray, before: float = math.inf, dim: int = 1) -> Look:
-    """The look at growth rates per step of each replica, shape ``(replicas, quarters, exponents)``.
+    """The look at growth rates per step of each replica, ``(replicas, quarters, exponents)``.
 
-    The vectors, of dimension ``dim``, were followed for ``before`` steps that are not measured. A component that
-    is ``R`` times as large as the leading one and falls behind at the rate ``x`` takes ``x R e^(-2 x t) / (1 + R
-    e^(-2 x t))`` off the rate at time ``t``, at most about ``(1 + log(1 + R)) / (2 t)``; of the vectors we begin
-    with, ``R`` is below ``9 dim`` (they are random to a third). It is nothing where the gap has had time to act.
+    The vectors, of dimension ``dim``, were followed for ``before`` steps that are not measured; where the gap to
+    the second exponent has not had time to act, the leading one may be larger by `memory_bound`.
     """
     count = len(rates)
     leading = rates[:, :, 0]
@@ -297,7 +296,7 @@ def looked_at(rates: np.ndarray, before: float = math.inf, dim: int = 1) -> Look
         if np.all(np.isfinite(gaps)):
             gap = float(gaps.mean())
             excess = gap / 2 if gap < TOLD_APART * gaps.std(ddof=1) else 0.0
-            memory = (1 + math.log1p(9 * dim)) / (2 * before) if gap * before < MIXED else 0.0
+            memory = memory_bound(before, dim) if gap * before < MIXED else 0.0
     with np.errstate(invalid="ignore"):  # -inf where every direction was annihilated
         return Look(
             float(means.mean()),
@@ -415,11 +414,23 @@ class PairProducts:
         return growth / part
 
 
+def check_reach(point: InterpolatingMinimum, step_size: float) -> None:
+    """Refuse step sizes at which products of a few steps leave the range of floating-point numbers."""
+    largest = float(point.sizes.max())
+    if step_size * largest > FARTHEST:
+        raise ValueError(
+            f"step_size {step_size:g} is {step_size * largest:.2g} times what the curvature of a sample "
+            f"({largest:.3g}) allows: a few steps leave the range of floating-point numbers"
+        )
+
+
 def checked_sampling(confidence: Any, tolerance: Any, max_steps: Any, replicas: Any, seed: Any) -> Sampling:
     """How to sample, or an error naming the number that makes no sense."""
-    if isinstance(confidence, (bool, str)) or not 0 < float(confidence) < 1:
+    numbers = (int, float, np.number)
+    if isinstance(confidence, bool) or not isinstance(confidence, numbers) or not 0 < confidence < 1:
         raise ValueError(f"confidence must be between 0 and 1, got {confidence!r}")
-    if tolerance is not None and (isinstance(tolerance, (bool, str)) or not 0 < float(tolerance) < math.inf):
+    fine = isinstance(tolerance, numbers) and not isinstance(tolerance, bool) and 0 < tolerance < math.inf
+    if tolerance is not None and not fine:
         raise ValueError(f"tolerance must be positive and finite, got {tolerance!r}")
     for name, number, least in (("max_steps", max_steps, FIRST_LOOK), ("replicas", replicas, 16)):
         whole = isinstance(number, (int, np.integer)) and not isinstance(number, bool)

@@ -22,6 +22,7 @@ from gdmap.exponents.sgd_exponent import (
     BlockExponent,
     Sampling,
     block_exponent,
+    check_reach,
     checked_sampling,
     critical_value,
     invariant_blocks,
@@ -96,6 +97,7 @@ def sgd_lyapunov_spectrum(
     batches = batches_of(objective, batch_size, probabilities, replace, shuffle)
     sampling = checked_sampling(confidence, None, steps, replicas, seed)
     point = interpolating_minimum(objective, theta, batches.probabilities)
+    check_reach(point, eta)
     wanted = point.rank if k is None else k
     if isinstance(wanted, bool) or not isinstance(wanted, (int, np.integer)) or not 1 <= wanted <= point.rank:
         raise ValueError(

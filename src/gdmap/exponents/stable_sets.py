@@ -101,12 +101,14 @@ def stable_sets(
     """
     sampling = checked_sampling(confidence, tolerance, max_steps, replicas, seed)
     etas = [checked_step_size(eta) for eta in np.atleast_1d(np.asarray(step_sizes))]
-    sizes = [int(size) if float(size).is_integer() else size for size in np.atleast_1d(batch_sizes).tolist()]
+    sizes = list(np.atleast_1d(np.asarray(batch_sizes)).tolist())
     given: list[Any] = [None] if probabilities is None else list(np.atleast_2d(np.asarray(probabilities, float)))
     theta = np.atleast_2d(np.asarray(minima["theta"] if isinstance(minima, xr.Dataset) else minima, dtype=float))
     laws = [[batches_of(objective, size, p, replace, shuffle) for size in sizes] for p in given]
     chances = np.stack([batches_of(objective, 1, p).mean() for p in given])
 
+    if not (theta.size and etas and sizes and given):
+        raise ValueError("stable_sets needs at least one minimum, step size, batch size and sampling law")
     shape = (len(theta), len(etas), len(sizes), len(given))
     table = {
         name: np.full([shape[DIMS.index(dim)] for dim in dims], np.nan) for name, (dims, _) in CONTENTS.items()

@@ -104,9 +104,8 @@ class Batches(eqx.Module):
     @property
     def is_deterministic(self) -> bool:
         """Whether there is only one possible batch."""
-        if self.probabilities is not None and np.count_nonzero(self.probabilities) == 1:
-            return True
-        return self.n_samples == 1 or (self.size == self.n_samples and not self.replace)
+        possible = self.n_samples if self.probabilities is None else int(np.count_nonzero(self.probabilities))
+        return possible == 1 or (self.size == possible and not self.replace)
 
     # One batch ---------------------------------------------------------------------------------------------------
 

@@ -230,9 +230,15 @@ def cast_floating(array: Any, dtype: Any) -> Any:
 
 def checked_probabilities(probabilities: Any, n_samples: int) -> np.ndarray:
     """Sampling probabilities as an array, or an error if they are not a distribution over the samples."""
-    p = np.asarray(probabilities, dtype=float)
+    try:
+        p = np.asarray(probabilities, dtype=float)
+    except (TypeError, ValueError):
+        raise TypeError(f"probabilities must be numbers, one per sample, got {probabilities!r}") from None
     if p.shape != (n_samples,):
         raise ValueError(f"probabilities have shape {p.shape}, expected ({n_samples},): one per sample")
-    if not np.all(np.isfinite(p)) or np.any(p < 0) or abs(p.sum() - 1) > 1e-9:
+    wrong = np.flatnonzero(~(np.isfinite(p) & (p >= 0)))
+    if wrong.size:
+        raise ValueError(f"probabilities must be non-negative and sum to 1; entry {wrong[0]} is {p[wrong[0]]}")
+    if abs(p.sum() - 1) > 1e-9:
         raise ValueError(f"probabilities must be non-negative and sum to 1; their sum is {float(p.sum())!r}")
     return p
