@@ -1,5 +1,6 @@
 """``gdmap exponents``: can gradient descent and SGD end at this minimum?"""
 
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -101,12 +102,21 @@ def exponents(
     start = read_array(at, "--at")
     law = None if probabilities is None else read_probabilities(probabilities)
     loss = load_objective(target)
-    laws = [batches_of(loss, size, law, replace, shuffle) for size in sizes]
+    try:
+        laws = [batches_of(loss, size, law, replace, shuffle) for size in sizes]
+    except ValueError as error:
+        raise ValueError(
+            str(error).replace("replace=True", "--replace").replace("shuffle=True", "--shuffle")
+        ) from None
     total = len(laws) * (1 + len(etas))
     with progress_bar("exponents") as progress:
         if find:
             start = find_minimum(with_weights(loss, laws[0]), start).theta
-        point = interpolating_minimum(loss, start, laws[0].probabilities)
+        try:
+            point = interpolating_minimum(loss, start, laws[0].probabilities)
+        except ValueError as error:
+            hint = "; with --find the command descends to a minimum first" if "find_minimum" in str(error) else ""
+            raise ValueError(f"{error}{hint}") from None
         thresholds, rows = [], []
         for batches in laws:
             thresholds.append(at_batch_size(point, batches, sampling))
@@ -317,7 +327,7 @@ def show(
     console.print(NAMED, soft_wrap=True)
     for line in methods(rows):
         console.print(line, markup=False, soft_wrap=True)
-    for line in map(spectrum_line, spectra):
+    for line in itertools.chain.from_iterable(map(spectrum_lines, spectra)):
         console.print(line, markup=False, soft_wrap=True)
     for line in hypotheses(rows):
         console.print(line, markup=False, soft_wrap=True)
@@ -375,15 +385,17 @@ def half_width(bracket: Bracket) -> str:
     return f"{max(bracket.upper - bracket.value, bracket.value - bracket.lower):.2g}"
 
 
-def spectrum_line(found: dict[str, Any]) -> str:
-    """All exponents of one law and step size, with their standard errors and the sum rule."""
-    pairs = zip(found["exponent"], found["standard_error"], strict=True)
-    numbers = ", ".join(f"{x:.5g}" + (f" +- {error:.1g}" if error > 0 else "") for x, error in pairs)
-    where = f"at step size {found['step_size']:g}, batch size {found['batch_size']}"
-    line = f"All exponents {where} (with standard errors, {found['status']}): {numbers}."
+def spectrum_lines(found: dict[str, Any]) -> list[str]:
+    """All exponents of one law and step size, with their intervals, and the sum rule."""
+    where = f"step size {found['step_size']:g}, batch size {found['batch_size']}"
+    lines = [f"All exponents at {where} ({found['status']}):"]
+    for number, (x, low, high) in enumerate(
+        zip(found["exponent"], found["lower"], found["upper"], strict=True), 1
+    ):
+        lines.append(f"  {number:3d}  {x:.5g}" + ("" if low == high else f"  in [{low:.5g}, {high:.5g}]"))
     if np.isfinite(found.get("log_determinant", np.nan)):
-        line += f" Their sum is {found['sum']:.6g}, E log|det| {found['log_determinant']:.6g}."
-    return line
+        lines.append(f"Their sum is {found['sum']:.6g}, E log|det| {found['log_determinant']:.6g}.")
+    return lines
 
 
 def methods(rows: Sequence[AtStepSize]) -> list[str]:

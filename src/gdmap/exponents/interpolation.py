@@ -36,6 +36,8 @@ CHUNK_BYTES = 2**27
 CANCELS = 1e-6
 # A row must lie in the normal space with this share of its length at least.
 SEEN = 0.5
+# A gradient at a verified minimum is no rounding if it is so many times what jitters make.
+FAR_BEYOND = 1e8
 # Unit gradients whose smallest singular value is below this are dependent.
 DEPENDENT = 1e-8
 
@@ -257,7 +259,7 @@ def _described(
     size = float(np.linalg.norm(theta)) or 1.0
     chosen = np.flatnonzero(p)
     found = _interpolate(losses, theta, chosen, size, COARSE if minimum is None else NULL)
-    if not found.interpolates:
+    if not found.interpolates or found.rows is None:
         raise ValueError(_no_interpolation(losses, theta, chosen, p, minimum))
     theta, rows = found.theta, found.rows
     if minimum is None:
@@ -390,9 +392,11 @@ def sample_rows(losses: Any, theta: np.ndarray, indices: np.ndarray, cut: float 
                 if pair is None:
                     left.append(index)
                     continue
+                size = np.abs(pair[0])
+                own = size > cut * size.max(initial=0.0)
                 owners.append(int(index))
-                values.append(pair[0])
-                vectors.append(pair[1])
+                values.append(pair[0][own])
+                vectors.append(pair[1][own])
                 total = sum(map(len, values)) if len(owners) % 64 == 0 or len(owners) == len(indices) else 0
                 if total > MOST_ROWS or total * dim > MOST_NUMBERS:
                     raise ValueError(_too_many(total, dim, len(owners), len(indices)))
@@ -496,7 +500,7 @@ def _change(losses: Any, theta: np.ndarray, indices: np.ndarray, rows: SampleRow
 
 class _Found(NamedTuple):
     theta: np.ndarray
-    rows: SampleRows
+    rows: SampleRows | None
     interpolates: bool
 
 
@@ -505,6 +509,8 @@ def _interpolate(losses: Any, start: np.ndarray, indices: np.ndarray, size: floa
     theta, before, tries = start, np.inf, 0
     for _ in range(NEWTON_STEPS):
         gradients = sample_gradients(losses, theta, indices)
+        if theta is start and cut == NULL and _clearly_moves(losses, theta, indices, gradients):
+            return _Found(start, None, False)
         if not np.all(np.isfinite(gradients)):
             wrong = indices[np.flatnonzero(~np.all(np.isfinite(gradients), axis=1))[0]]
             if theta is start:
@@ -531,14 +537,27 @@ def _interpolate(losses: Any, start: np.ndarray, indices: np.ndarray, size: floa
     return _Found(start, rows, False)
 
 
-def _excess(
-    losses: Any, theta: np.ndarray, indices: np.ndarray, gradients: np.ndarray, rows: SampleRows, size: float
-) -> float:
-    """The largest gradient of a sample in units of what rounding may leave of it."""
+def _clearly_moves(losses: Any, theta: np.ndarray, indices: np.ndarray, gradients: np.ndarray) -> bool:
+    """Whether some sample's gradient is far beyond rounding at a verified minimum, which Newton cannot mend."""
+    noise = _noise(losses, theta, indices, gradients)
+    norms = np.linalg.norm(gradients, axis=1)
+    return bool(np.any(norms > FAR_BEYOND * np.maximum(noise.max(), EPS * norms.max())))
+
+
+def _noise(losses: Any, theta: np.ndarray, indices: np.ndarray, gradients: np.ndarray) -> np.ndarray:
+    """How much the gradient of each sample changes when parameters move by a few units in the last place."""
     noise = np.zeros(len(indices))
     for jitter in jitters(len(theta)):
         near = sample_gradients(losses, theta + jitter * np.spacing(theta), indices)
         noise = np.fmax(noise, np.linalg.norm(near - gradients, axis=1))
+    return noise
+
+
+def _excess(
+    losses: Any, theta: np.ndarray, indices: np.ndarray, gradients: np.ndarray, rows: SampleRows, size: float
+) -> float:
+    """The largest gradient of a sample in units of what rounding may leave of it."""
+    noise = _noise(losses, theta, indices, gradients)
     curvature = np.zeros(len(indices))
     np.maximum.at(curvature, np.searchsorted(indices, rows.sample), np.sum(rows.factors**2, axis=1))
     norms = np.linalg.norm(gradients, axis=1)

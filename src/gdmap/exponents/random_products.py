@@ -597,6 +597,12 @@ def sampled_law(sample_matrix: Callable[[Any], Any], dim: int) -> SampledMatrice
                 f"sample_matrix(key) returns dtype {shape.dtype}, expected real or complex floating-point numbers "
                 "(.astype(float) converts)"
             )
+        first, second = (np.asarray(sample_matrix(key)) for _ in range(2))
+    if not np.array_equal(first, second, equal_nan=True):
+        raise TypeError(
+            "sample_matrix(key) returns another matrix at each call with the same key: compiled, it would give "
+            "one and the same matrix ever after. Draw with jax.random from the key, not with numpy.random"
+        )
     is_complex = bool(jnp.issubdtype(shape.dtype, jnp.complexfloating))
     return SampledMatrices(sample_matrix=sample_matrix, dim=dim, complex_entries=is_complex)
 
@@ -613,6 +619,11 @@ def remarks(found: xr.Dataset) -> str:
         sentences.append(
             "The gap between some exponents is too small for so few steps, so that the start still matters: their "
             "intervals are wider by what it may make."
+        )
+    if abs(float(found.get("sum_z", 0.0))) > DRIFT:
+        sentences.append(
+            f"The sum of all exponents differs from E log|det| by {float(found['sum_z']):.3g} standard errors: "
+            "they are not to be trusted (rare large factors, or too short a run)."
         )
     close = [int(i) for i in found["pair"].values[found["separation"].values < RESOLVED]]
     if close:

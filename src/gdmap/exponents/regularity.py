@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from gdmap.exponents.interpolation import EPS, InterpolatingMinimum
-from gdmap.exponents.mean_square import point_and_batches
+from gdmap.exponents.interpolation import EPS, InterpolatingMinimum, interpolating_minimum
 from gdmap.maps.batches import Batches
 from gdmap.maps.gradient_descent import checked_step_size
+from gdmap.maps.stochastic_gradient_descent import batches_of
 from gdmap.objectives import AbstractObjective
 
 # Eigenvalues closer than this share of the largest belong together when a starting vector is chosen.
@@ -68,7 +68,8 @@ class Regularity:
         failed = [h for h in self.hypotheses if h.holds is False]
         unchecked = [h for h in self.hypotheses if h.holds is None]
         if failed:
-            lines = [f"Theorem B of Chemnitz & Engel does not apply here: {len(failed)} of its hypotheses fail."]
+            many = "1 of its hypotheses fails" if len(failed) == 1 else f"{len(failed)} of its hypotheses fail"
+            lines = [f"Theorem B of Chemnitz & Engel does not apply here as it stands: {many}."]
             lines += [f"- {h.name}: {h.meaning} {h.otherwise}" for h in failed]
         else:
             lines = [
@@ -88,6 +89,8 @@ def regularity(
     batch_size: int = 1,
     probabilities: Any = None,
     replace: bool = False,
+    *,
+    shuffle: bool = False,
 ) -> Regularity:
     """Test the hypotheses under which the sign of lambda decides the stability of SGD (status *computed*).
 
@@ -95,7 +98,7 @@ def regularity(
     ----------
     objective, theta
         A loss with samples and an interpolating minimum of it.
-    step_size, batch_size, probabilities, replace
+    step_size, batch_size, probabilities, replace, shuffle
         Of `StochasticGradientDescent`.
 
     Raises
@@ -106,7 +109,8 @@ def regularity(
     Source: Chemnitz & Engel, JMLR 26(134), 2025, (H1), (H3), definition of a regular minimum and theorem B.
     """
     eta = checked_step_size(step_size)
-    point, batches = point_and_batches(objective, theta, batch_size, probabilities, replace)
+    batches = batches_of(objective, batch_size, probabilities, replace, shuffle)
+    point = interpolating_minimum(objective, theta, batches.probabilities)
     return regularity_at(point, batches, eta)
 
 
@@ -176,9 +180,8 @@ def _scalar(point: InterpolatingMinimum) -> Hypothesis:
             "." if definite else ", and are indefinite."
         )
     otherwise = (
-        "The theorem is stated for one output a sample. lambda is defined and computed all the same; where "
-        "several outputs have independent gradients no argument is known to us that it does not decide, and none "
-        "is quoted."
+        "The theorem is stated for one output a sample. lambda is defined and computed all the same; with "
+        "several outputs its sign is expected to decide in the same way, but that is not what is proved."
     )
     return Hypothesis("scalar outputs", holds, np.nan, meaning, otherwise)
 

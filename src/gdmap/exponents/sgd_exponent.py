@@ -85,8 +85,9 @@ def sgd_exponent(
     2048, 4096, ... steps; the confidence of each look is raised so that all looks together keep the stated one. It
     stops when the sign is decided and the half-width is at most a tenth of the value, or at ``max_steps``. The
     interval is cut at ``(1/2) log`` of the mean-square radius (an upper bound on ``lambda``) and at the mean of
-    all exponents, ``E log|det| / dim`` (a lower bound), where these can be computed. If the two halves of what was
-    measured disagree, the interval is widened and ``method`` says so. Status *estimated*.
+    all exponents, ``E log|det| / dim`` (a lower bound), where these can be computed. It is widened where the two
+    halves of what was measured disagree, where the second exponent is not told apart, and where its gap has had no
+    time to act (slow directions, small step sizes); ``method`` says so. Status *estimated*.
 
     Parameters
     ----------
@@ -318,12 +319,12 @@ def confidence_at(confidence: float, look: int) -> float:
     return 1 - (1 - confidence) / (look * (look + 1))
 
 
-def slow_and_random(block: InterpolatingMinimum, batches: Batches, replicas: int) -> np.ndarray:
-    """Vectors to begin with, ``(replicas, 2, dim)``: random ones added to those of least mean curvature.
+def slow_and_random(block: InterpolatingMinimum, batches: Batches, replicas: int, k: int = 2) -> np.ndarray:
+    """Vectors to begin with, ``(replicas, k, dim)``: random ones added to those of least mean curvature.
 
     These directions contract most slowly, so a stable product ends up near them; the random part finds what grows.
     """
-    slowest = np.linalg.eigh(block.mean_matrix(batches.mean()))[1][:, :2].T
+    slowest = np.linalg.eigh(block.mean_matrix(batches.mean()))[1][:, :k].T
     directions = np.random.default_rng(0).standard_normal((replicas, *slowest.shape))
     directions /= np.linalg.norm(directions, axis=2, keepdims=True)
     return slowest + directions / 2
@@ -372,13 +373,13 @@ def combined(found: Look, half: float, products: "PairProducts", lowest: float, 
     if found.excess > 0:
         words.append("not told apart from the next exponent, so the lower end is that of their mean")
     if found.memory > 0:
-        words.append(f"gap to the next exponent not yet passed, so the upper end is {found.memory:.2g} higher")
+        words.append("the gap to the next exponent has not had time to act, so the upper end was raised")
     if upper > highest:
         upper = max(highest, lower)
-        words.append("upper end: half the logarithm of the mean-square radius")
+        words.append("the upper end is half the logarithm of the mean-square radius")
     if lower < lowest:
         lower = min(lowest, upper)
-        words.append("lower end: mean logarithm of |det| per dimension")
+        words.append("the lower end is the mean logarithm of |det| per dimension")
     value = min(max(found.mean, lower), upper)
     return BlockExponent(value, lower, upper, found.standard_error, "; ".join(words))
 

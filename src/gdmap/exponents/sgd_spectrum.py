@@ -28,6 +28,8 @@ from gdmap.exponents.sgd_exponent import (
     invariant_blocks,
     looked_at,
     mean_log_determinant,
+    mean_square_bound,
+    slow_and_random,
 )
 from gdmap.maps import Batches
 from gdmap.maps.gradient_descent import checked_step_size
@@ -166,7 +168,8 @@ def block_spectrum(
     # One more vector than exponents, to see whether the last one is told apart from the next.
     followed = min(k + 1, block.rank)
     law = BatchProducts(block.factors, block.signs, block.sample, batches, step_size)
-    state = begin(law, sampling.replicas, followed, sampling.seed)
+    vectors = slow_and_random(block, batches, sampling.replicas, followed)
+    state = begin(law, sampling.replicas, followed, sampling.seed, vectors=vectors)
     epoch = batches.steps_per_epoch if batches.shuffle else 1
     part = max(-(-sampling.max_steps // (8 * epoch)), 1) * epoch
     state, _ = advance(law, state, 4 * part)
@@ -176,6 +179,7 @@ def block_spectrum(
     method = f"{sampling.replicas} independent products of {8 * part} factors, QR, the later half measured"
     quantile = critical_value(sampling.confidence, sampling.replicas)
     excess = memory = 0.0
+    highest = mean_square_bound(block, batches, step_size)
     for j in range(min(k, block.rank)):
         if not np.all(np.isfinite(rates[:, :, j])):
             exponents.append(BlockExponent(-math.inf, -math.inf, -math.inf, 0.0, f"{method}: annihilated"))
@@ -183,7 +187,10 @@ def block_spectrum(
         look = looked_at(rates[:, :, j : j + 2], 4 * part, block.rank)
         lower, upper = look.interval(quantile * look.standard_error + ROUNDING)
         # What biases an exponent upwards biases the next one downwards.
-        exponents.append(BlockExponent(look.mean, lower - memory, upper + excess, look.standard_error, method))
+        lower, upper = lower - memory, upper + excess
+        upper = max(min(upper, highest), lower)
+        value = min(look.mean, upper)
+        exponents.append(BlockExponent(value, lower, upper, look.standard_error, method))
         excess, memory = look.excess, look.memory
     return BlockSpectrum(exponents, *_sum_rule(block, batches, step_size, rates))
 

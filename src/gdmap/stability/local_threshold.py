@@ -16,7 +16,7 @@ from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigs
 from gdmap.bracket import Bracket
 from gdmap.engines.precision import float64, for_tracing
 from gdmap.engines.xla import compiled
-from gdmap.maps import GradientDescent, Map, Optimiser
+from gdmap.maps import GradientDescent, Map, Optimiser, RandomMap
 from gdmap.maps.optimiser import STEP_SIZE, is_derivative, no_derivative
 from gdmap.minima.minimum import Minimum, checked_point, verified_minimum
 from gdmap.objectives import AbstractObjective
@@ -79,6 +79,11 @@ def local_threshold(
         to the objective instead); if the map depends on time; or where the update has no derivative.
     """
     objective = map_or_objective.objective if isinstance(map_or_objective, Map) else map_or_objective
+    if isinstance(map_or_objective, RandomMap):
+        raise TypeError(
+            "under random batches there are two thresholds, almost sure and in mean square: "
+            "gdmap.almost_sure_threshold and gdmap.mean_square_threshold"
+        )
     if not isinstance(objective, AbstractObjective):
         raise TypeError(f"expected an objective, GradientDescent or Optimiser, got {map_or_objective!r}")
     theta = checked_point(objective, theta)
