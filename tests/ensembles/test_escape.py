@@ -203,3 +203,78 @@ def test_bad_input():
         escape_or_return(StochasticGradientDescent(noisy, 0.1), [0.5])
     assert isinstance(gd_exponent(noisy, [0.5], 0.1), Exponent)
     assert float(escape_or_return(gdmap.GradientDescent(noisy, 0.1), [0.5], starts=10).share_returned) == 1
+
+
+def lines(*curvatures):
+    """A loss on which every sample acts along the axes; the columns are exactly solvable."""
+    return gdmap.Objective(
+        lambda w, a: (a * w**2).sum() / 2, np.zeros(len(curvatures[0])), data=(np.array(curvatures),)
+    )
+
+
+def given(value, lower, upper):
+    return Exponent(value, lower, upper, "computed", "given")
+
+
+@pytest.mark.parametrize("factor", [1 - 1e-5, 1 + 1e-5, 0.75])
+def test_gradient_descent_near_the_threshold_and_with_slow_directions(factor):
+    # The slow direction contracts by a factor 1 - 2e-5: no number of steps finds the exponent by turning.
+    curvature = np.array([1.0, 1e-5])
+    loss = gdmap.Function(lambda x: (curvature * x * x).sum() / 2, dim=2)
+    result = escape_or_return(gdmap.GradientDescent(loss, 2 * factor), np.zeros(2), starts=10, max_steps=100)
+    exact = np.log(np.abs(1 - 2 * factor * curvature)).max()
+    assert abs(float(result.mean_growth_rate) - exact) < 2e-6
+    assert np.sign(float(result.mean_growth_rate)) == np.sign(exact)
+    assert bool(result.agrees)
+
+
+def test_slow_lines_beside_fast_ones_are_measured_alone():
+    curvature = np.array([[2.0, 1e-4], [0.1, 2e-4], [1.0, 1e-4]])
+    result = escape_or_return(StochasticGradientDescent(lines(*curvature), 1.5), np.zeros(2), max_steps=200)
+    exact = np.log(np.abs(1 - 1.5 * curvature)).mean(axis=0).max()
+    assert abs(float(result.mean_growth_rate) - exact) < 4 * float(result.mean_growth_rate_error)
+    assert float(result.mean_growth_rate_error) < 0.1 * abs(exact)
+    assert bool(result.agrees)
+
+
+def test_a_stable_minimum_is_contradicted_only_if_every_start_escapes():
+    # Heavy tails: most escape first, and the slow direction has not returned by the horizon.
+    curvature = np.array([[8.0, 1e-4], [2.0, 1e-4]])
+    result = escape_or_return(StochasticGradientDescent(lines(*curvature), 0.6), np.zeros(2), max_steps=300)
+    assert float(result.share_returned) == 0
+    assert 0 < float(result.share_escaped) < 1
+    assert bool(result.agrees)
+
+
+def test_predictions_with_an_infinite_end_are_compared_with_the_other_one():
+    sgd = StochasticGradientDescent(lines([8.0], [2.0]), 0.6)
+    inf = np.inf
+    for prediction, agrees in (
+        (given(-inf, -inf, -inf), False),
+        (given(-inf, -inf, -1.0), False),
+        (given(-2.0, -inf, 0.0), True),
+        (given(1.0, 0.5, inf), False),
+        (given(1.0, -1.0, inf), True),
+    ):
+        result = escape_or_return(sgd, np.zeros(1), starts=50, max_steps=50, prediction=prediction)
+        assert (abs(float(result.growth_rate_z)) <= 4) is agrees, prediction
+
+
+@pytest.mark.parametrize("off", [0.0, 1e-10, 1e-7])
+def test_a_step_too_short_to_be_seen_bounds_the_rate_from_above(off):
+    singular = StochasticGradientDescent(lines([8.0], [2.0]), 0.5 * (1 + off))
+    for map_ in (singular, gdmap.GradientDescent(singular.objective, 0.2 * (1 + off))):
+        result = escape_or_return(map_, np.zeros(1), starts=50, max_steps=50)
+        assert result.mean_growth_rate.attrs["floored"] == 1
+        assert float(result.growth_rate_z) == 0
+        wrong = escape_or_return(map_, np.zeros(1), starts=50, max_steps=50, prediction=given(-1.0, -1.1, -0.9))
+        assert float(wrong.growth_rate_z) < -4
+
+
+def test_equal_exponents_on_two_lines():
+    curvature = np.array([[1.0, 0.1], [0.1, 1.0]])
+    sgd = StochasticGradientDescent(lines(*curvature), 0.9)
+    exact = np.log(np.abs(1 - 0.9 * curvature)).mean()
+    for seed in range(4):
+        result = escape_or_return(sgd, np.zeros(2), starts=100, max_steps=50, seed=seed)
+        assert abs(float(result.mean_growth_rate) - exact) < 4 * float(result.mean_growth_rate_error)

@@ -147,6 +147,48 @@ def test_tendencies_are_not_bounded():
     assert names(short) == {("undecided", "horizon_reached")}
 
 
+def test_slow_convergence_to_an_interpolating_minimum_is_not_bounded():
+    # The flattest directions hardly move within the horizon, the steps of the others have faded long ago.
+    rng = np.random.default_rng(0)
+    x = np.vander(rng.uniform(-1, 1, 40), 8)
+    weights = rng.normal(size=8)
+    loss = gdmap.Objective(lambda w, x, y: (x @ w - y) ** 2 / 2, np.zeros(8), data=(x, x @ weights))
+    result = gdmap.ensemble(StochasticGradientDescent(loss, 0.2), weights + normal_starts(64, 8))
+    assert set(gdmap.fate_names(result)) == {"undecided"}
+
+
+def test_random_walks_are_not_bounded():
+    rng = np.random.default_rng(0)
+    for dim in (1, 30):
+        steps = rng.normal(size=(40, dim))
+        loss = gdmap.Objective(lambda w, x: x @ w, np.zeros(dim), data=(np.concatenate([steps, -steps]),))
+        result = gdmap.ensemble(StochasticGradientDescent(loss, 0.1), 100 * normal_starts(128, dim), 3_000)
+        assert share(result, "bounded") <= 0.01
+
+
+def test_growth_is_told_above_a_thousand_parameters():
+    # lambda = +.0415 along one direction, and the starts come close to the minimum.
+    rng = np.random.default_rng(0)
+    unit = rng.normal(size=1100)
+    unit /= np.linalg.norm(unit)
+    loss = gdmap.Objective(
+        lambda w, a: a * (w @ unit - 1) ** 2 / 2, np.zeros(1100), data=(np.array([1.62, 12.5]),)
+    )
+    starts = unit + 0.1 * rng.normal(size=(64, 1100))
+    starts -= (starts @ unit - 1 - 1e-3 * rng.normal(size=64))[:, None] * unit
+    unstable = gdmap.ensemble(StochasticGradientDescent(loss, 0.3, probabilities=[0.58, 0.42]), starts, 2_000)
+    assert share(unstable, "minimum") == 0
+    stable = gdmap.ensemble(StochasticGradientDescent(loss, 0.1, probabilities=[0.58, 0.42]), starts[:4], 2_000)
+    assert names(stable) == {("minimum", "interpolating_minimum")}
+
+
+def test_a_sample_that_is_hardly_ever_drawn_leaves_the_growth_open():
+    # lambda > 0 through a sample of probability 1e-6 alone, which no trajectory here draws.
+    map_ = StochasticGradientDescent(quadratics(1.0, 1e50), 1e-7, probabilities=[1 - 1e-6, 1e-6])
+    result = gdmap.ensemble(map_, np.array([[1e-30]]), 10)
+    assert share(result, "minimum") == 0
+
+
 def test_trend_errors_are_right():
     rng = np.random.default_rng(0)
     white = rng.normal(size=(4000, 32))
@@ -273,6 +315,12 @@ def test_bad_input():
         gdmap.ensemble(map_, np.zeros(2))
     with pytest.raises(ValueError, match="max_steps"):
         gdmap.ensemble(map_, np.zeros((1, 2)), 0)
+    with pytest.raises(ValueError, match="period_tolerance"):
+        gdmap.ensemble(map_, np.zeros((1, 2)), period_tolerance=-1.0)
+    with pytest.raises(ValueError, match="max_period"):
+        gdmap.ensemble(map_, np.zeros((1, 2)), max_period=0)
+    with pytest.raises(TypeError, match="random maps"):
+        gdmap.trajectory(map_, np.zeros(2), 10)
     with pytest.raises(ValueError, match="escape_radius"):
         gdmap.ensemble(map_, np.zeros((1, 2)), escape_radius=np.inf)
     with pytest.raises(ValueError, match="with that step size"):

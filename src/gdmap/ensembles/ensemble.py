@@ -69,24 +69,32 @@ def ensemble(
 
     Notes
     -----
-    *Random maps.* ``minimum``: the gradient of every sample that can be drawn is rounding noise (each step shorter
-    than ``step_tolerance`` times the way travelled, or than a few units in the last place of the state), the point
-    is a minimum of the mean loss by the evidence that minima of maps need, and a small displacement in the range
-    of the Hessian shrinks on average under the batches that would follow, beyond four standard errors. The last
-    condition matters: near a minimum with a positive exponent, too, a trajectory sometimes comes so close that
-    rounding stops it (then ``undecided``, ``near_unstable_orbit``; ``marginal_multiplier`` where the sign cannot
-    be told). ``steps`` is where the noise began. ``diverged``: beyond the escape radius. It is so large because a
-    stable minimum that is unstable in mean square sends trajectories on excursions over many orders of magnitude,
-    from which they come back. ``bounded``: not converged at the horizon; over its second half, in 32 blocks, the
-    logarithm of the root mean square of the steps has no slope (within four standard errors, which count the
-    correlation of neighbouring blocks) and has changed by less than ``log 2``, the mean distance from the start by
-    less than 30 %. ``loss`` and ``gradient_norm`` are those of the mean loss (``map.mean_map``). A map with only
-    one possible batch is run as that map.
+    *Random maps.* ``minimum``: the gradient of every sample that can be drawn is rounding noise (each step
+    shorter than ``step_tolerance`` times the way travelled, or than a few units in the last place of the state),
+    the point is a minimum of the mean loss by the evidence that minima of maps need (above 1,000 parameters:
+    every sample's loss has become rounding noise, and `interpolating_minimum` confirms the point), and a small
+    displacement in the range of the Hessian (of the sample Hessians) shrinks on average under the batches that
+    would follow, beyond four standard errors. The last condition matters: near a minimum with a positive
+    exponent, too, a trajectory sometimes comes so close that rounding stops it (then ``undecided``,
+    ``near_unstable_orbit``; ``marginal_multiplier`` where the sign cannot be told, as where a sample that is
+    hardly ever drawn may decide it). ``steps`` is where the noise began. ``diverged``: beyond the escape radius.
+    It is so large because a stable minimum that is unstable in mean square sends trajectories on excursions over
+    many orders of magnitude, from which they come back. (With an exponent just below 0 some are larger still,
+    and are called diverged: pass a larger ``escape_radius`` where the loss does not overflow there.)
+    ``bounded``: not converged at the horizon; over its second half, in 32 blocks, the logarithm of the root mean
+    square of the steps has no slope (within four standard errors, which count the correlation of neighbouring
+    blocks) and has changed by less than ``log 2``, the mean distance from the start by less than 30 %; the
+    distance from the state at half the horizon is at most twice that from recent states (that of a random walk
+    is larger); and below the last state, at the minimum of the mean loss that Newton's method or BFGS finds,
+    some sample still makes a step of a hundredth of the longest before at least: a slow convergence to a minimum
+    that fits every sample is not bounded but undecided. ``loss`` and ``gradient_norm`` are those of the mean
+    loss (``map.mean_map``). A map with only one possible batch is run as that map.
     """
     if isinstance(map, RandomMap):
         if not isinstance(map, StochasticGradientDescent):
             raise TypeError(f"of random maps StochasticGradientDescent has fates, got {map!r}")
         if not map.batches.is_deterministic:
+            checked_criteria(map_criteria(max_steps, step_tolerance, period_tolerance, max_period, escape_radius))
             return _random_ensemble(map, thetas, max_steps, seed, step_tolerance, escape_radius, progress)
     elif not isinstance(map, Map):
         raise TypeError(

@@ -59,6 +59,7 @@ ALIGNING, MEASURED = 512, 1024
 SHRUNK, AT_REST = 1e-3, 1e-9
 NEAREST, FARTHEST = 1e-9, 1e-1
 FEWEST = 10
+SHORTEST_HORIZON, LONGEST_HORIZON = 10_000, 200_000
 # Standard errors by which the growth rate may differ from the prediction.
 AGREES_WITHIN = 4.0
 
@@ -106,7 +107,7 @@ def escape_or_return(
     *,
     distance: float = 1e-3,
     starts: int = 200,
-    max_steps: int = 10_000,
+    max_steps: int | None = None,
     seed: int = 0,
     confidence: float = 0.95,
     prediction: Exponent | None = None,
@@ -144,7 +145,7 @@ def escape_or_return(
     starts
         Their number, at least 10.
     max_steps
-        The horizon.
+        The horizon; by default 40 / |exponent|, from 10,000 to 200,000 steps.
     seed
         Of the directions and the batches; start ``i`` depends on ``(seed, i)`` alone.
     confidence
@@ -157,17 +158,17 @@ def escape_or_return(
     xarray.Dataset
         Over ``start``: ``outcome`` (flags; `gdmap.ensembles.outcome_names`), ``steps`` to it, ``growth_rate``, and
         ``final_distance`` relative to the size of ``theta``. Scalars: ``share_returned``, ``share_escaped`` with
-        ``_lower`` and ``_upper`` (status *estimated*), ``mean_growth_rate`` with ``mean_growth_rate_error``
-        (standard error over the starts, linearisation and rounding) and the attributes ``excess`` and ``memory``
-        (by how much the rate may be too large because two exponents are not told apart, and too small because the
-        displacement has not turned yet), ``predicted_exponent`` with ``_lower`` and ``_upper``, ``growth_rate_z``:
-        by how much the rate differs, beyond ``excess`` and ``memory``, over the joint error. A prediction with one
-        finite end is compared with that end alone. A step that wipes a displacement out, up to rounding, makes the
-        rate an upper bound (attribute ``floored``), which only a larger prediction contradicts; where there is
-        none a prediction of minus infinity is wrong (z is infinite). NaN: no finite end. ``agrees``: ``|z| <= 4``
-        and the outcomes are no contradiction. They are one if every start escaped from a stable minimum; if some
-        start returned to an unstable one, or under random batches certainly more than half did (rounding catches
-        a share of them).
+        ``_lower`` and ``_upper`` (status *estimated*; the undecided may be either), ``share_undecided``,
+        ``mean_growth_rate`` with ``mean_growth_rate_error`` (standard error over the starts, linearisation and
+        rounding) and the attributes ``excess`` and ``memory`` (by how much the rate may be too large because two
+        exponents are not told apart, and too small because the displacement has not turned yet),
+        ``predicted_exponent`` with ``_lower`` and ``_upper``, ``growth_rate_z``: by how much the rate differs,
+        beyond ``excess`` and ``memory``, over the joint error. A prediction with one finite end is compared with
+        that end alone. A step that wipes a displacement out, up to rounding, makes the rate an upper bound
+        (attribute ``floored``), which only a larger prediction contradicts; where there is none a prediction of
+        minus infinity is wrong (z is infinite). NaN: no finite end. ``agrees``: ``|z| <= 4`` and the outcomes are
+        no contradiction. They are one if every start escaped from a stable minimum; if some start returned to an
+        unstable one, or under random batches certainly more than half did (rounding catches a share of them).
 
     Raises
     ------
@@ -183,18 +184,24 @@ def escape_or_return(
         raise TypeError(f"prediction must be an Exponent, from gd_exponent or sgd_exponent, got {prediction!r}")
     near = _neighbourhood(map, theta)
     predicted = predicted_exponent(map, near.theta) if prediction is None else prediction
-    is_random = isinstance(map, StochasticGradientDescent) and not map.batches.is_deterministic
+    horizon = enough_steps(predicted.value) if max_steps is None else max_steps
     directions = gaussian_starts(starts, near.normal.shape[1], seed)
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     step_size = np.full(starts, float(map.step_size))
-    rate = random_rate(steps, near, map, starts, seed) if is_random else single_rate(steps, near, map, starts)
+    is_random = isinstance(map, StochasticGradientDescent) and not map.batches.is_deterministic
+    if isinstance(map, StochasticGradientDescent) and is_random:
+        rate = random_rate(steps, near, map, starts, seed)
+    else:
+        rate = single_rate(steps, near, map, starts)
     at_rest = RANDOM_STEP_TOLERANCE if is_random else AT_REST
-    outcome, taken, final = outcomes(steps, near, step_size, directions, distance, max_steps, seed, at_rest)
+    outcome, taken, final = outcomes(steps, near, step_size, directions, distance, horizon, seed, at_rest)
 
     z = _z(rate, predicted)
     returned, escaped = (int(np.sum(outcome == kind)) for kind in (Destination.RETURNED, Destination.ESCAPED))
+    undecided = starts - returned - escaped
     share = {
-        name: _wilson(count, starts, confidence) for name, count in (("returned", returned), ("escaped", escaped))
+        name: _share(count, undecided, starts, confidence)
+        for name, count in (("returned", returned), ("escaped", escaped))
     }
     possible = {
         "stable": escaped < starts,
@@ -207,6 +214,7 @@ def escape_or_return(
             "steps": ("start", taken),
             "growth_rate": ("start", rate.of_starts),
             "final_distance": ("start", final),
+            "share_undecided": undecided / starts,
             "mean_growth_rate": rate.mean,
             "mean_growth_rate_error": rate.error,
             "predicted_exponent": predicted.value,
@@ -223,7 +231,7 @@ def escape_or_return(
     dataset.attrs = {
         "map": repr(map),
         "distance": float(distance),
-        "max_steps": int(max_steps),
+        "max_steps": int(horizon),
         "seed": int(seed),
         "verdict": predicted.verdict,
         "status": "estimated",
@@ -236,6 +244,13 @@ def escape_or_return(
         "floored": int(rate.floored),
     }
     return dataset
+
+
+def enough_steps(exponent: float) -> int:
+    """A horizon in which a displacement shrinks to rounding at this rate, within bounds."""
+    slowest, fastest = LONGEST_HORIZON, SHORTEST_HORIZON
+    wanted = 40 / abs(exponent) if exponent else np.inf
+    return int(np.clip(wanted, fastest, slowest))
 
 
 def predicted_exponent(map_: GradientDescent | StochasticGradientDescent, theta: np.ndarray) -> Exponent:
@@ -430,7 +445,7 @@ def _neighbourhood(map_: GradientDescent | StochasticGradientDescent, theta: Any
         minimum = verified_minimum(map_.objective, theta)
         found, normal = minimum.theta, minimum.normal_basis
         eigenvectors = np.eye(normal.shape[1])
-    if not normal.shape[1]:
+    if normal is None or not normal.shape[1]:
         raise ValueError("the normal space is zero: the Hessian vanishes at theta, so nothing returns or escapes")
     size = float(np.linalg.norm(found)) or 1.0
     return Neighbourhood(found, size, np.ascontiguousarray(normal), np.ascontiguousarray(eigenvectors), point)
@@ -451,7 +466,8 @@ def _check(distance: Any, starts: Any, max_steps: Any, confidence: Any) -> None:
         raise ValueError(
             f"distance must be from {NEAREST} to {FARTHEST}, relative to the size of theta, got {distance!r}"
         )
-    for name, value, least in (("starts", starts, FEWEST), ("max_steps", max_steps, 1)):
+    counts = [("starts", starts, FEWEST)] + ([] if max_steps is None else [("max_steps", max_steps, 1)])
+    for name, value, least in counts:
         whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
         if not whole or value < least:
             raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
@@ -482,9 +498,13 @@ def _z(rate: Rate, predicted: Exponent) -> float:
     return float(np.copysign(beyond / np.hypot(rate.error, doubt), difference))
 
 
-def _wilson(count: int, number: int, confidence: float) -> tuple[float, float, float]:
-    interval = binomtest(count, number).proportion_ci(confidence, method="wilson")
-    return count / number, float(interval.low), float(interval.high)
+def _share(count: int, undecided: int, number: int, confidence: float) -> tuple[float, float, float]:
+    """The share, and the ends of Wilson's interval if no one, or everyone, of the undecided belongs to it."""
+
+    def interval(successes: int) -> Any:
+        return binomtest(successes, number).proportion_ci(confidence, method="wilson")
+
+    return count / number, float(interval(count).low), float(interval(count + undecided).high)
 
 
 def _annotate(dataset: xr.Dataset, starts: int, confidence: float, predicted: Exponent) -> None:
@@ -493,7 +513,7 @@ def _annotate(dataset: xr.Dataset, starts: int, confidence: float, predicted: Ex
         "units": "1",
         "status": "estimated",
         "confidence": confidence,
-        "method": f"Wilson score interval over {starts} starts",
+        "method": f"Wilson score interval over {starts} starts; those undecided may be either",
     }
     given = {"units": "1/step", "status": predicted.status, "method": predicted.method}
     attributes: dict[str, dict[str, Any]] = {
@@ -510,6 +530,7 @@ def _annotate(dataset: xr.Dataset, starts: int, confidence: float, predicted: Ex
         "predicted_exponent": {"long_name": "predicted exponent", **given},
         "predicted_exponent_lower": {"long_name": "lower end of the predicted exponent", **given},
         "predicted_exponent_upper": {"long_name": "upper end of the predicted exponent", **given},
+        "share_undecided": {"long_name": "share of the starts undecided at the horizon", "status": "computed"},
         "growth_rate_z": {"long_name": "growth rate minus prediction, in joint standard errors", "units": "1"},
         "agrees": {"long_name": "whether the simulation agrees with the prediction", "status": "estimated"},
         "start": {"long_name": "index of the start"},

@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.optimize import minimize
 
 from gdmap.engines.xla import ESCAPED, OVERFLOWN, RUNNING, UNDEFINED, block_size, on_lanes
 from gdmap.ensembles.fates import Fate, Reason
@@ -24,6 +25,7 @@ from gdmap.ensembles.random_iteration import (
     sampled_steps,
 )
 from gdmap.ensembles.verdicts import FIXED_POINT_BASIN, Verdicts, in_double, observe
+from gdmap.exponents.interpolation import interpolating_minimum
 from gdmap.maps import ConstantFamily, GradientDescent, StochasticGradientDescent
 from gdmap.maps.batches import trajectory_key
 from gdmap.minima.critical_points import (
@@ -34,6 +36,7 @@ from gdmap.minima.critical_points import (
     loss_and_gradient,
     refine_critical_points,
 )
+from gdmap.minima.descent import descend
 from gdmap.orbits.cycles import NULL
 from gdmap.spectra.dense import for_each
 
@@ -43,10 +46,16 @@ ESCAPE_RADIUS = 1e100
 GROWTH_BLOCKS, GROWTH_STEPS, ALIGNING = 18, 128, 2
 MOST_GROWTH, PROJECTED_EVERY = 16, 8
 SURE = 4.0
+# Every sample must be expected to be drawn so often, unless its probability is at least this share of the mean.
+DRAWN, RARE = 8.0, 0.25
 # A block of fewer steps says nothing.
 SHORTEST_BLOCK = 4
-# Bounded: over half the horizon the steps changed by less than this factor, the distances by less than that one.
-STEADY_STEPS, STEADY_WAY = float(np.log(2)), 0.3
+# Bounded: over half the horizon the steps changed by less than this factor, the distances by less than that one,
+# and the distance from the state halfway is at most this multiple of that from recent states. (Of a random walk it
+# is about 3.3 times as large.)
+STEADY_STEPS, STEADY_WAY, SPREADS = float(np.log(2)), 0.3, 2.0
+# Nothing keeps a trajectory moving if below it all samples' steps are this much shorter than at its end.
+FADES, FAR_BELOW, DESCENT_STEPS = 1e-2, 10.0, 4000
 # Losses of samples that are zero up to rounding, relative to those at the start.
 NO_LOSS = 1e-20
 
@@ -77,6 +86,7 @@ def iterate_to_random_fate(
     lanes, verdicts = iterate_random(steps, lanes, seed, criteria.step_tolerance, judge, progress)
     _judge_escapes(verdicts, lanes)
     _judge_horizon(verdicts, lanes, criteria.max_steps)
+    _judge_bounded(verdicts, steps, mean, lanes)
     converged = verdicts.given & (lanes.signal != ESCAPED) & (lanes.streak >= STREAK)
     observed = observe(ConstantFamily(mean), np.zeros(len(state), state.dtype), lanes.state)
     overflown = verdicts.reason == Reason.OVERFLOW
@@ -105,10 +115,18 @@ def judge_limits(steps: Steps, mean: GradientDescent, lanes: RandomLanes, seed: 
     if state.shape[1] > DENSE_LIMIT:
         interpolates = _interpolates(steps, mean, start[rests], state[rests])
         verdicts.reason[rests] = Reason.TOO_LARGE_TO_CONFIRM
-        at_minimum = rests[interpolates]
-        verdicts.fate[at_minimum], verdicts.reason[at_minimum] = Fate.MINIMUM, Reason.INTERPOLATING_MINIMUM
         verdicts.given[rests] = still[rests]
+        at_minimum = rests[interpolates]
+        bases = [
+            _normal_basis(steps, one) if far > 0 else None
+            for one, far in zip(state[at_minimum], way[at_minimum], strict=True)
+        ]
+        known = np.array([basis is not None for basis in bases], bool) | (way[at_minimum] == 0)
+        at_minimum = at_minimum[known]
+        verdicts.fate[at_minimum], verdicts.reason[at_minimum] = Fate.MINIMUM, Reason.INTERPOLATING_MINIMUM
         verdicts.given[at_minimum] = True
+        tested = at_minimum[way[at_minimum] > 0]
+        _judge_growth(verdicts, steps, lanes, tested, [basis for basis in bases if basis is not None], still, seed)
         return verdicts
     points = refine_critical_points(mean.objective, state[rests], way[rests])
     near = points.displacement <= FIXED_POINT_BASIN * way[rests] + 64 * eps * size[rests]
@@ -123,16 +141,53 @@ def judge_limits(steps: Steps, mean: GradientDescent, lanes: RandomLanes, seed: 
     verdicts.given[chosen] = still[chosen]
     verdicts.given[at_minimum] = True
     tested = np.flatnonzero(way[at_minimum] > 0)
-    if tested.size:
-        rows = RandomLanes(*(field[at_minimum[tested]] for field in lanes))
-        sign = sign_of_growth(steps, rows, points.hessian[known][minimum][tested], seed)
-        for lanes_, reason in ((sign > 0, Reason.NEAR_UNSTABLE_ORBIT), (sign == 0, Reason.MARGINAL_MULTIPLIER)):
-            unsure = at_minimum[tested[lanes_]]
-            verdicts.fate[unsure], verdicts.reason[unsure] = Fate.UNDECIDED, reason
-            verdicts.given[unsure] = still[unsure]
+    hessians = points.hessian[known][minimum][tested]
+    _judge_growth(verdicts, steps, lanes, at_minimum[tested], curved_directions(hessians), still, seed)
     passing = chosen[saddle & ~still[chosen]]
     verdicts.fate[passing], verdicts.reason[passing] = Fate.UNDECIDED, Reason.NEAR_UNSTABLE_ORBIT
     return verdicts
+
+
+def _judge_growth(
+    verdicts: Verdicts,
+    steps: Steps,
+    lanes: RandomLanes,
+    tested: np.ndarray,
+    bases: list[np.ndarray],
+    still: np.ndarray,
+    seed: int,
+) -> None:
+    """Take back the verdict of minimum, in place, on tested lanes along which displacements do not shrink."""
+    if not tested.size:
+        return
+    sign = np.zeros(tested.size, np.int8)
+    ranks = np.array([basis.shape[1] for basis in bases])
+    for rank in np.unique(ranks):
+        same = np.flatnonzero(ranks == rank)
+        rows = RandomLanes(*(field[tested[same]] for field in lanes))
+        sign[same] = sign_of_growth(steps, rows, np.stack([bases[lane] for lane in same]), seed)
+    for chosen, reason in ((sign > 0, Reason.NEAR_UNSTABLE_ORBIT), (sign == 0, Reason.MARGINAL_MULTIPLIER)):
+        unsure = tested[chosen]
+        verdicts.fate[unsure], verdicts.reason[unsure] = Fate.UNDECIDED, reason
+        verdicts.given[unsure] = still[unsure]
+
+
+def curved_directions(hessians: np.ndarray) -> list[np.ndarray]:
+    """A basis of the range of each Hessian, filled up with zeros to shape ``(dim, dim)``."""
+    bases = []
+    for values, vectors in for_each(np.linalg.eigh, hessians):
+        bases.append(vectors * (np.abs(values) > NULL * np.abs(values).max()))
+    return bases
+
+
+def _normal_basis(steps: Any, theta: np.ndarray) -> np.ndarray | None:
+    """A basis ``(dim, r)`` of the normal space at an interpolating minimum; ``None`` where none is seen."""
+    law = steps.map.batches
+    p = np.full(law.n_samples, 1 / law.n_samples) if law.probabilities is None else law.probabilities
+    try:
+        return interpolating_minimum(steps.map.objective, theta, p).basis
+    except ValueError:
+        return None
 
 
 class Growth(eqx.Module):
@@ -142,7 +197,7 @@ class Growth(eqx.Module):
     seed: np.ndarray
 
     def __call__(
-        self, parameter: Any, state: Any, projector: Any, displacement: Any, trajectory: Any, step: Any
+        self, parameter: Any, state: Any, basis: Any, displacement: Any, trajectory: Any, step: Any
     ) -> tuple[Any, Any]:
         """The displacement, of length 1, after all blocks, and the rates, shape ``(GROWTH_BLOCKS,)``."""
         key = trajectory_key(self.seed, trajectory)
@@ -153,7 +208,7 @@ class Growth(eqx.Module):
             image = jax.jvp(lambda state: self.steps.update(parameter, state, key, now), (state,), (vector,))[1]
             # What rounding puts along the minima does not shrink and would prevail.
             image = jax.lax.cond(
-                now % PROJECTED_EVERY == 0, lambda image: projector @ image, lambda image: image, image
+                now % PROJECTED_EVERY == 0, lambda image: basis @ (basis.T @ image), lambda image: image, image
             )
             length = lengths(image)
             lives = length > tiny
@@ -168,33 +223,37 @@ class Growth(eqx.Module):
         return jax.lax.scan(block, displacement, jnp.arange(GROWTH_BLOCKS))
 
 
-def sign_of_growth(steps: Steps, lanes: RandomLanes, hessians: np.ndarray, seed: int) -> np.ndarray:
-    """The sign of the mean growth of a displacement in the range of the Hessian; 0 within four standard errors.
+def sign_of_growth(steps: Any, lanes: RandomLanes, bases: np.ndarray, seed: int) -> np.ndarray:
+    """The sign of the mean growth of a displacement in the spaces with these bases; 0 within four standard errors.
 
     With a positive exponent almost no trajectory converges: one at rest came to it by rounding, or will leave. The
-    batches are those that would follow, as many as it takes, up to `MOST_GROWTH` times `GROWTH_BLOCKS` blocks.
+    batches are those that would follow, as many as it takes, up to `MOST_GROWTH` times `GROWTH_BLOCKS` blocks. The
+    spread says nothing of samples that were not drawn: each must be expected `DRAWN` times. (Of very many samples
+    with about the same probability those drawn stand for the others.)
     """
     state = lanes.state.astype(np.float64)
     dim = state.shape[1]
-    values, vectors = (np.stack(part) for part in zip(*for_each(np.linalg.eigh, hessians), strict=True))
-    curved = np.abs(values) > NULL * np.abs(values).max(axis=1, keepdims=True)
-    projectors = np.einsum("lik,lk,ljk->lij", vectors, curved, vectors)
-    displacement = projectors @ np.random.default_rng(0).standard_normal(dim)
-    growth, block = Growth(steps, np.asarray(seed, np.int64)), block_size(16 * dim * (dim + 4), largest=64)
+    displacement = np.einsum("lik,ljk,j->li", bases, bases, np.random.default_rng(0).standard_normal(dim))
+    growth = Growth(steps, np.asarray(seed, np.int64))
+    block = block_size(16 * dim * (bases.shape[2] + 4), largest=64)
+    law = steps.map.batches
+    p = np.full(law.n_samples, 1 / law.n_samples) if law.probabilities is None else law.probabilities
+    rarest = float(p[p > 0].min())
+    needed = DRAWN / (rarest * law.size)
+    if needed > (MOST_GROWTH * GROWTH_BLOCKS - ALIGNING) * GROWTH_STEPS:
+        if rarest * np.count_nonzero(p) < RARE:
+            return np.zeros(len(state), np.int8)
+        needed = (MOST_GROWTH * GROWTH_BLOCKS - ALIGNING) * GROWTH_STEPS
     rates = np.zeros((len(state), 0))
     sign = np.zeros(len(state), np.int8)
     open_ = np.arange(len(state))
     for chunk in range(MOST_GROWTH):
         time = lanes.steps[open_] + chunk * GROWTH_BLOCKS * GROWTH_STEPS
-        arguments = (
-            lanes.parameter[open_],
-            state[open_],
-            projectors[open_],
-            displacement,
-            lanes.trajectory[open_],
-        )
+        arguments = (lanes.parameter[open_], state[open_], bases[open_], displacement, lanes.trajectory[open_])
         displacement, found = on_lanes(growth, (*arguments, time), block)
         rates = np.concatenate([rates, found if chunk else found[:, ALIGNING:]], axis=1)
+        if rates.shape[1] * GROWTH_STEPS < needed:
+            continue
         mean, error = rates.mean(axis=1), rates.std(axis=1, ddof=1) / np.sqrt(rates.shape[1])
         decided = np.abs(mean) > SURE * error + 1e-12
         sign[open_[decided]] = np.sign(mean[decided])
@@ -266,11 +325,70 @@ def _judge_horizon(verdicts: Verdicts, lanes: RandomLanes, max_steps: int) -> No
     steady = ~shrinks & ~grows
     steady &= np.abs(steps_change) + SURE * steps_error <= STEADY_STEPS
     steady &= np.abs(way_change) + SURE * way_error <= STEADY_WAY
+    second = max_steps - half
+    late = lanes.far[where] / (second - second // 4)
+    steady &= late <= SPREADS * lanes.near[where] / second
     verdicts.reason[where[grows]] = Reason.STILL_GROWING
     verdicts.reason[where[shrinks]] = Reason.STILL_CONVERGING
     verdicts.reason[where[steady]] = Reason.NO_TREND
     verdicts.fate[where[steady]] = Fate.BOUNDED
     verdicts.given[where[steady]] = True
+
+
+def _judge_bounded(verdicts: Verdicts, steps: Steps, mean: GradientDescent, lanes: RandomLanes) -> None:
+    """Take back the verdict of bounded, in place, where the trajectory may be converging slowly after all.
+
+    Something keeps it moving if below it, at a minimum of the mean loss, single samples still make steps. There is
+    none where Newton's method (or descent, where Newton's method finds no minimum) comes to a point at which every
+    sample's step fades, be it at a finite distance or on the way to infinity.
+    """
+    bounded = np.flatnonzero(verdicts.fate == Fate.BOUNDED)
+    if not bounded.size:
+        return
+    state, halfway = in_double(lanes.state[bounded], lanes.halfway[bounded])
+    parameter = lanes.parameter[bounded]
+    moved = np.linalg.norm(state - halfway, axis=1)
+    longest, _ = possible_steps(steps, parameter, state)
+
+    def fades(rows: np.ndarray, points: np.ndarray) -> np.ndarray:
+        return np.asarray(possible_steps(steps, parameter[rows], points)[0] <= FADES * longest[rows])
+
+    fading = np.zeros(bounded.size, bool)
+    below = state.copy()
+    open_ = np.arange(bounded.size)
+    if state.shape[1] <= DENSE_LIMIT:
+        points = refine_critical_points(mean.objective, state, np.maximum(moved, np.finfo(float).tiny))
+        found = np.flatnonzero(points.is_minimum)
+        if found.size:
+            below[found] = points.theta[found]
+            fading[found] = fades(found, points.theta[found])
+        # A minimum far away says nothing where samples move there: another one may be nearer.
+        settled = points.is_minimum & (fading | (points.displacement <= FAR_BELOW * moved))
+        open_ = np.flatnonzero(~settled)
+    if open_.size:
+        below[open_] = _descended(mean, state[open_])
+        finite = np.all(np.isfinite(below[open_]), axis=1)
+        fading[open_[~finite]] = True
+        if finite.any():
+            fading[open_[finite]] = fades(open_[finite], below[open_[finite]])
+    with np.errstate(invalid="ignore"):
+        near = np.linalg.norm(below - state, axis=1) <= moved
+    for chosen, reason in ((fading & near, Reason.STILL_CONVERGING), (fading & ~near, Reason.HORIZON_REACHED)):
+        rows = bounded[chosen]
+        verdicts.fate[rows], verdicts.reason[rows], verdicts.given[rows] = Fate.UNDECIDED, reason, False
+
+
+def _descended(mean: GradientDescent, state: np.ndarray) -> np.ndarray:
+    """Where quasi-Newton methods for the mean loss lead from each row; NaN towards infinity."""
+    if state.shape[1] <= DENSE_LIMIT:
+        return descend(mean.objective, state)
+
+    def loss(theta: np.ndarray) -> tuple[float, np.ndarray]:
+        value, gradient, _ = loss_and_gradient(mean.objective, theta[None])
+        return float(value[0]), gradient[0]
+
+    options = {"maxiter": DESCENT_STEPS, "ftol": 0.0, "gtol": 0.0}
+    return np.stack([minimize(loss, one, jac=True, method="L-BFGS-B", options=options).x for one in state])
 
 
 def trend(series: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -32,6 +32,8 @@ STREAK, LAST_STREAK = 16, 3
 ROUNDING = 16
 # The second half of the horizon is recorded as means over so many blocks of steps.
 RECORDED = 32
+# Distances from a recent state are measured from one that is renewed so many times over it.
+ANCHORED = 8
 SAMPLES_AT_ONCE = 32
 
 
@@ -104,8 +106,10 @@ class RandomLanes(NamedTuple):
 
     ``trajectory`` the number that, with the seed, makes the key of its randomness; ``radius`` the distance from
     ``centre`` beyond which it has escaped; ``streak`` consecutive negligible steps; ``retry_at`` the step before
-    which they do not stop the lane; ``squares`` and ``way`` sums over `RECORDED` blocks of the second half of the
-    ``horizon``: of the squared lengths of the steps, and of the distances from the start.
+    which they do not stop the lane; ``squares`` and ``way`` sums over `RECORDED` blocks of the second half of
+    the ``horizon``: of the squared lengths of the steps, and of the distances from the start; ``near`` and
+    ``far`` sums of the distances from a state ``anchor``, renewed `ANCHORED` times in that half, and, over its
+    last three quarters, from the state ``halfway``.
     """
 
     parameter: Any
@@ -118,6 +122,10 @@ class RandomLanes(NamedTuple):
     streak: Any
     retry_at: Any
     horizon: Any
+    halfway: Any
+    anchor: Any
+    near: Any
+    far: Any
     squares: Any
     way: Any
     signal: Any
@@ -144,6 +152,10 @@ def fresh_lanes(
         streak=np.zeros(count, np.int64),
         retry_at=np.zeros(count, np.int64),
         horizon=np.full(count, horizon, np.int64),
+        halfway=state,
+        anchor=state,
+        near=np.zeros(count),
+        far=np.zeros(count),
         squares=np.zeros((count, RECORDED)),
         way=np.zeros((count, RECORDED)),
         signal=np.zeros(count, np.int8),
@@ -177,6 +189,12 @@ class RandomAdvance(eqx.Module):
             signal = jnp.where(lengths(proposed - lanes.centre) > lanes.radius, ESCAPED, signal)
             signal = jnp.where(finite, signal, jnp.where(jnp.isnan(size), UNDEFINED, OVERFLOWN))
             half = lanes.horizon // 2
+            halfway = jnp.where((lanes.steps == half)[:, None], lanes.state, lanes.halfway)
+            second = lanes.horizon - half
+            since = lanes.steps - half
+            renewed = (since >= 0) & (since % jnp.maximum(second // ANCHORED, 1) == 0)
+            anchor = jnp.where(renewed[:, None], lanes.state, lanes.anchor)
+            late = moved & (since >= second // 4)
             block = (lanes.steps - half) * RECORDED // jnp.maximum(lanes.horizon - half, 1)
             here = (block[:, None] == jnp.arange(RECORDED)) & (lanes.steps >= half)[:, None] & moved[:, None]
             steps = jnp.where(active(lanes), lanes.steps + 1, lanes.steps)
@@ -184,6 +202,10 @@ class RandomAdvance(eqx.Module):
                 state=jnp.where(moved[:, None], proposed, lanes.state),
                 steps=steps,
                 streak=jnp.where(moved, streak, lanes.streak),
+                halfway=halfway,
+                anchor=anchor,
+                near=lanes.near + jnp.where(moved & (since >= 0), lengths(proposed - anchor), 0.0),
+                far=lanes.far + jnp.where(late, lengths(proposed - halfway), 0.0),
                 squares=lanes.squares + jnp.where(here, step[:, None] ** 2, 0.0),
                 way=lanes.way + jnp.where(here, way[:, None], 0.0),
                 signal=jnp.where(active(lanes), signal, lanes.signal).astype(lanes.signal.dtype),
@@ -230,7 +252,7 @@ def iterate_random(
     """
     count = len(lanes.state)
     advance = for_tracing(RandomAdvance(steps, np.asarray(seed, np.int64), np.asarray(tolerance)))
-    block = block_size(lanes.state.itemsize * lanes.state.shape[1] * 16 + 32 * RECORDED)
+    block = block_size(lanes.state.itemsize * lanes.state.shape[1] * 20 + 32 * RECORDED)
     ended = RandomLanes(*(np.array(field) for field in lanes))
     verdicts = Verdicts.none(count, Reason.HORIZON_REACHED)
     rows = np.arange(count)

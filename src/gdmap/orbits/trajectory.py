@@ -11,7 +11,7 @@ import xarray as xr
 
 from gdmap.engines.precision import as_floating, float64, for_tracing
 from gdmap.engines.xla import block_size, compiled, norms, on_lanes
-from gdmap.maps import GradientDescent, Map
+from gdmap.maps import GradientDescent, Map, RandomMap
 from gdmap.spectra import sharpness
 from gdmap.spectra.dense import for_each
 
@@ -135,6 +135,11 @@ def trajectory(
         For a start of the wrong shape or not finite, an unknown quantity, or a number of steps that is not a
         positive integer.
     """
+    if isinstance(map, RandomMap):
+        raise TypeError(
+            f"trajectory does not follow random maps such as {map!r}: step through it with map.step(state, "
+            "map.batch(seed, trajectory, step)), or see gdmap.ensemble for where its trajectories end"
+        )
     if not isinstance(map, Map):
         raise TypeError(f"map must be a map such as GradientDescent(objective, step_size), got {map!r}")
     names = checked_record(record, map)

@@ -8,7 +8,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
 # In the order of the legend; the last one is hatched.
 KINDS = {
@@ -75,7 +75,9 @@ def plot_stable_sets(dataset: xr.Dataset, title: str = "", *, against: str = "mi
         axes.set_title(words, fontsize="small")
         axes.set_xlim(edges[0], edges[-1])
     if against == "minimum":
-        grid[-1, 0].xaxis.set_major_locator(MaxNLocator(integer=True))
+        locator = MaxNLocator(integer=True) if len(place) > 1 else FixedLocator(place.tolist())
+        grid[-1, 0].xaxis.set_major_locator(locator)
+        grid[-1, 0].xaxis.set_major_formatter(StrMethodFormatter("{x:.0f}"))
     for axes in grid[-1]:
         axes.set_xlabel(label)
     handles = [
@@ -155,6 +157,9 @@ def plot_exponents(dataset: xr.Dataset, title: str = "", *, against: str | None 
             axes.set_xticks(values[::step], [str(int(value)) for value in values[::step]])
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.minorticks_off()
+    if len(values) == 1:
+        centre = float(values[0])
+        axes.set_xlim(*((centre / 2, centre * 2) if axes.get_xscale() == "log" else (centre * 0.5, centre * 1.5)))
     axes.set_xlabel(against.replace("_", " "))
     axes.set_ylabel("exponent per step (below 0: stable)")
     axes.grid(alpha=0.25, linewidth=0.6)
