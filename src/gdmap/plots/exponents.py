@@ -240,7 +240,7 @@ def panels_of(dataset: xr.Dataset, row_dim: str) -> Iterator[tuple[str, xr.Datas
 def places(dataset: xr.Dataset, against: str) -> tuple[np.ndarray, str]:
     """Where each minimum is drawn, and the label of that axis."""
     if against == "minimum":
-        return np.arange(dataset.sizes["minimum"], dtype=float), "position along the minima"
+        return np.arange(dataset.sizes["minimum"], dtype=float), "number of the minimum"
     if against == "norm" and "norm" not in dataset and "theta" in dataset:
         return np.linalg.norm(dataset["theta"].values, axis=1), "distance of the minimum from the origin"
     if against not in dataset.variables or dataset[against].dims != ("minimum",):
