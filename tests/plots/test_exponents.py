@@ -44,7 +44,7 @@ def test_stable_sets_show_every_verdict(tmp_path):
     figure = saved(plot_stable_sets(dataset, "a family"), tmp_path)
     assert figure.get_suptitle() == "a family"
     (axes,) = figure.axes
-    assert axes.get_xlabel() == "position along the minima" and axes.get_ylabel() == "step size"
+    assert axes.get_xlabel() == "number of the minimum" and axes.get_ylabel() == "step size"
     assert [tick.get_text() for tick in axes.get_yticklabels()] == ["0.1", "0.2", "0.4"]
     words = legend(figure)
     assert words == [
