@@ -166,6 +166,7 @@ def test_random_walks_are_not_bounded():
         assert share(result, "bounded") <= 0.01
 
 
+@pytest.mark.slow
 def test_growth_is_told_above_a_thousand_parameters():
     # lambda = +.0415 along one direction, and the starts come close to the minimum.
     rng = np.random.default_rng(0)
@@ -241,6 +242,7 @@ def test_network_fitted_to_interpolation():
     assert share(result, "bounded") == 0
 
 
+@pytest.mark.slow
 def test_large_models_converge_by_interpolation():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(4, 1001)) / np.sqrt(1001)

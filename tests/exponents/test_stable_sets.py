@@ -65,6 +65,7 @@ def test_sampled_exponents_have_their_errors():
     assert found.gd_stability.values.ravel().tolist() == [1, 1]
 
 
+@pytest.mark.slow
 def test_a_curve_of_minima_and_epochs():
     loss, theta = tanh_network(0, 2, 4, 1, 3)
     curve = minima_curve(loss, theta, length=0.2, points=3)

@@ -23,6 +23,9 @@ from gdmap.reproduce.gd_vs_sgd_stability import (
 NAME = "gd-vs-sgd-stability"
 S = "SGD-stable band {}, s {}"
 
+# One worker: the reproduction is run once.
+pytestmark = pytest.mark.xdist_group("reproduce")
+
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
