@@ -1,5 +1,6 @@
 """Iterating many trajectories of a random map: compiled rounds over fixed blocks of lanes."""
 
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -40,13 +41,13 @@ SAMPLES_AT_ONCE = 32
 class Steps(eqx.Module):
     """The steps of a trajectory, by the parameter of its lane; subclasses say what is random and what is not."""
 
+    @abstractmethod
     def update(self, parameter: Any, state: Any, key: Any, step: Any) -> Any:
         """The next state, traceable."""
-        raise NotImplementedError
 
+    @abstractmethod
     def possible(self, parameter: Any, state: Any) -> tuple[Any, Any]:
         """The longest step that any sample makes from ``state``, and whether none of them changes it by a bit."""
-        raise NotImplementedError
 
 
 class SampledSteps(Steps):

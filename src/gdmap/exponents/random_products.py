@@ -557,7 +557,7 @@ def random_product_exponents(
     )
     attrs = {"status": "estimated", "method": method}
     variables = _estimates(growth, k, part_lengths(steps, parts), warm_up, dim, confidence, attrs)
-    variables |= _upper_bounds(law, replicas, steps, seed, attrs)
+    variables |= upper_bounds(law, replicas, min(steps, LONGEST_BOUND), seed, attrs | {"units": "1 / step"})
     if k == dim:
         variables |= _sum_rule(law, growth, steps, replicas, seed, log_determinant, attrs)
     found = xr.Dataset(variables, _coordinates(k, followed - 1, replicas, part_lengths(steps, parts)))
@@ -806,12 +806,13 @@ def _log_determinants(law: SampledMatrices, keys: Any, step: Any) -> Any:
     return jnp.linalg.slogdet(jax.vmap(law.matrix, (0, None))(keys, step))[1]
 
 
-def _upper_bounds(law: MatrixLaw, replicas: int, steps: int, seed: int, attrs: dict[str, Any]) -> dict[str, Any]:
+def upper_bounds(law: MatrixLaw, replicas: int, longest: int, seed: int, attrs: dict[str, Any]) -> dict[str, Any]:
+    """``(1/n) E log ||M_n ... M_1||`` for ``n = 1, 2, 4, ...`` up to ``longest``, as variables over ``length``."""
     count = min(replicas, max(8, BOUND_ENTRIES // law.dim**2))
-    norms = log_norms(law, count, min(steps, LONGEST_BOUND).bit_length() - 1, seed)
+    norms = log_norms(law, count, longest.bit_length() - 1, seed)
     length = 2 ** np.arange(norms.shape[1])
     bound, error = mean_and_error(norms / length)
-    how = attrs | {"units": "1 / step", "method": f"spectral norms of {count} independent products"}
+    how = attrs | {"method": f"spectral norms of {count} independent products"}
     return {
         "length": ("length", length, {"long_name": "number of factors"}),
         "upper_bound": ("length", bound, {"long_name": "(1/n) E log ||M_n ... M_1||", **how}),

@@ -8,14 +8,7 @@ import numpy as np
 import xarray as xr
 
 from gdmap.exponents.interpolation import InterpolatingMinimum, interpolating_minimum
-from gdmap.exponents.random_products import (
-    BOUND_ENTRIES,
-    BatchProducts,
-    advance,
-    begin,
-    log_norms,
-    mean_and_error,
-)
+from gdmap.exponents.random_products import BatchProducts, advance, begin, upper_bounds
 from gdmap.exponents.sgd_exponent import (
     MOST_DETERMINANTS,
     ROUNDING,
@@ -133,7 +126,9 @@ def sgd_lyapunov_spectrum(
         variables["sum"] = ((), total, {"long_name": "sum of the exponents", "units": "per step"})
         variables["log_determinant"] = ((), expected, {"long_name": "E log|det|", "status": "computed"})
         variables["log_determinant_z"] = ((), z, {"long_name": "their difference in standard errors"})
-    variables |= _upper_bounds(point, batches, eta, sampling)
+    law = BatchProducts(point.factors, point.signs, point.sample, batches, eta)
+    bounded = {"units": "per step", "status": "estimated"}
+    variables |= upper_bounds(law, sampling.replicas, LONGEST_BOUND, sampling.seed, bounded)
     return xr.Dataset(
         variables,
         coords={"k": ("k", np.arange(1, len(rows) + 1), {"long_name": "rank of the exponent, largest first"})},
@@ -193,26 +188,6 @@ def block_spectrum(
         exponents.append(BlockExponent(value, lower, upper, look.standard_error, method))
         excess, memory = look.excess, look.memory
     return BlockSpectrum(exponents, *_sum_rule(block, batches, step_size, rates))
-
-
-def _upper_bounds(
-    point: InterpolatingMinimum, batches: Batches, step_size: float, sampling: Sampling
-) -> dict[str, Any]:
-    law = BatchProducts(point.factors, point.signs, point.sample, batches, step_size)
-    count = min(sampling.replicas, max(16, BOUND_ENTRIES // point.rank**2))
-    norms = log_norms(law, count, LONGEST_BOUND.bit_length() - 1, sampling.seed)
-    length = 2 ** np.arange(norms.shape[1])
-    bound, error = mean_and_error(norms / length)
-    method = {
-        "units": "per step",
-        "method": f"spectral norms of {count} independent products",
-        "status": "estimated",
-    }
-    return {
-        "length": ("length", length, {"long_name": "number of factors"}),
-        "upper_bound": ("length", bound, {"long_name": "(1/n) E log ||product of n factors||", **method}),
-        "upper_bound_error": ("length", error, {"long_name": "standard error of the upper bound", **method}),
-    }
 
 
 def on_line(block: InterpolatingMinimum, direction: np.ndarray) -> InterpolatingMinimum:
