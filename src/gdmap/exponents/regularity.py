@@ -114,9 +114,11 @@ def regularity(
     return regularity_at(point, batches, eta)
 
 
-def regularity_at(point: InterpolatingMinimum, batches: Batches, step_size: float) -> Regularity:
-    """`regularity` at a verified point, for a law of batches."""
-    blocks = blocks_at(point)
+def regularity_at(
+    point: InterpolatingMinimum, batches: Batches, step_size: float, blocks: list[np.ndarray] | None = None
+) -> Regularity:
+    """`regularity` at a verified point, for a law of batches; ``blocks`` are those of `blocks_at` where known."""
+    blocks = blocks_at(point) if blocks is None else blocks
     hypotheses = (
         _independent(point, blocks),
         _scalar(point),

@@ -128,7 +128,8 @@ def sgd_exponent_at(
 ) -> Exponent:
     """`sgd_exponent` at a verified point."""
     check_reach(point, step_size)
-    blocks = invariant_blocks(point)
+    bases = blocks_at(point)
+    blocks = invariant_blocks(point, bases)
     sampled = sum(block.rank > 1 for block in blocks)
     shared = sampling._replace(confidence=1 - (1 - sampling.confidence) / max(sampled, 1))
     found: list[BlockExponent] = []
@@ -139,7 +140,7 @@ def sgd_exponent_at(
     estimated = any(one.standard_error is not None for one in found)
     dims = [block.rank for block in blocks]
     split = f"; the normal space of dimension {sum(dims)} splits into blocks of dimension {dims}"
-    failed = tuple(h.name for h in regularity_at(point, batches, step_size).hypotheses if h.holds is False)
+    failed = tuple(h.name for h in regularity_at(point, batches, step_size, bases).hypotheses if h.holds is False)
     return Exponent(
         value=leading.value,
         lower=max(one.lower for one in found),
@@ -152,10 +153,12 @@ def sgd_exponent_at(
     )
 
 
-def invariant_blocks(point: InterpolatingMinimum) -> list[InterpolatingMinimum]:
+def invariant_blocks(
+    point: InterpolatingMinimum, bases: list[np.ndarray] | None = None
+) -> list[InterpolatingMinimum]:
     """The point with the sample Hessians on each of their orthogonal blocks alone, small ones first."""
     blocks = []
-    for basis in blocks_at(point):
+    for basis in blocks_at(point) if bases is None else bases:
         factors = point.factors @ basis
         # Rows of other blocks are rounding noise here.
         kept = np.linalg.norm(factors, axis=1) > math.sqrt(EPS) * np.linalg.norm(point.factors, axis=1)
