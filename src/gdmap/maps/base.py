@@ -1,6 +1,7 @@
 """What every map offers."""
 
 import abc
+import dataclasses
 from typing import Any
 
 import equinox as eqx
@@ -102,9 +103,30 @@ class Map(StateSpace):
         return sign, logarithm
 
     @property
+    def numbers(self) -> dict[str, float]:
+        """The scalar numbers of the map that can be varied, by name, such as ``{'step_size': 0.1}``."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: float(value) for name, value in fields.items() if is_scalar(value)}
+
+    def with_number(self, name: str, value: Any) -> "Map":
+        """The same map with another value of one of its `numbers`, unchecked, so usable while tracing."""
+        return eqx.tree_at(lambda map_: getattr(map_, name), self, value)
+
+    @property
     def stability_limit(self) -> float | None:
         """The curvature beyond which a minimum is unstable under this map, where one number says it."""
         return None
+
+
+def is_scalar(value: Any) -> bool:
+    """Whether a field of a map is one real number."""
+    number = isinstance(value, float | np.ndarray | np.floating | jax.Array)
+    return (
+        number
+        and not is_traced(value)
+        and np.ndim(value) == 0
+        and jnp.issubdtype(np.asarray(value).dtype, np.floating)
+    )
 
 
 def checked_time(time: Any) -> Any:

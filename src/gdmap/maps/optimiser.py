@@ -165,6 +165,16 @@ class Optimiser(Map):
         return eqx.tree_at(lambda map_: map_.floats, self, floats)
 
     @property
+    def numbers(self) -> dict[str, float]:
+        """The floating scalar keywords; ``step_size`` is the ``learning_rate``."""
+        scalars = {name: float(value) for name, value in self.floats.items() if np.ndim(value) == 0}
+        return ({"step_size": scalars[STEP_SIZE]} if STEP_SIZE in scalars else {}) | scalars
+
+    def with_number(self, name: str, value: Any) -> "Optimiser":
+        """The same optimiser with another value of one of its `numbers`, unchecked, so usable while tracing."""
+        return self.with_floats(**{STEP_SIZE if name == "step_size" else name: value})
+
+    @property
     def stability_limit(self) -> float | None:
         """The curvature ``lam`` beyond which the optimiser is unstable on ``lam x^2 / 2``, as ``2 / eta`` for GD.
 
