@@ -6,7 +6,17 @@ from typing import Any as _Any
 
 from gdmap import certify, data, plots
 from gdmap.bracket import Bracket
-from gdmap.ensembles import Criteria, Fate, Reason, ensemble, escape_or_return, fate_names, reason_names
+from gdmap.ensembles import (
+    Criteria,
+    Fate,
+    Reason,
+    attractors,
+    basin,
+    ensemble,
+    escape_or_return,
+    fate_names,
+    reason_names,
+)
 from gdmap.exponents import (
     Exponent,
     InterpolatingMinimum,
@@ -23,7 +33,7 @@ from gdmap.exponents import (
     sgd_step_size_bounds,
     stable_sets,
 )
-from gdmap.maps import GradientDescent, Map, Optimiser, RandomMap, StochasticGradientDescent
+from gdmap.maps import GradientDescent, Map, Optimiser, RandomMap, StochasticGradientDescent, Torus
 from gdmap.minima import (
     FlattestMinimum,
     Minimum,
@@ -34,7 +44,16 @@ from gdmap.minima import (
     sample_minima,
 )
 from gdmap.objectives import Function, LinearNetwork, Objective
-from gdmap.orbits import trajectory
+from gdmap.orbits import (
+    NoOrbitError,
+    PeriodicOrbit,
+    PeriodicOrbits,
+    enclose_all_cycles,
+    orbit_at,
+    orbit_diagram,
+    periodic_orbits,
+    trajectory,
+)
 from gdmap.spectra import sharpness, spectral_density, spectrum
 from gdmap.stability import (
     CriticalStepSize,
@@ -47,7 +66,7 @@ from gdmap.stability import (
     singularity_distance,
     stable_minima,
 )
-from gdmap.sweeps import StoreError, fate_fractions, gaussian_starts, sweep
+from gdmap.sweeps import StoreError, attractors_along, fate_fractions, gaussian_starts, sweep
 
 if _TYPE_CHECKING:
     from gdmap.certify import (
@@ -88,14 +107,21 @@ __all__ = [
     "LinearNetwork",
     "Map",
     "Minimum",
+    "NoOrbitError",
     "Objective",
     "Optimiser",
+    "PeriodicOrbit",
+    "PeriodicOrbits",
     "RandomMap",
     "Reason",
     "Regularity",
     "StochasticGradientDescent",
     "StoreError",
+    "Torus",
     "almost_sure_threshold",
+    "attractors",
+    "attractors_along",
+    "basin",
     "certify",
     "certify_invertible",
     "certify_nonsingular",
@@ -104,6 +130,7 @@ __all__ = [
     "check_proof",
     "critical_step_size",
     "data",
+    "enclose_all_cycles",
     "ensemble",
     "escape_or_return",
     "exceptional_step_sizes",
@@ -121,6 +148,9 @@ __all__ = [
     "minima_curve",
     "minima_manifold",
     "minima_spectra",
+    "orbit_at",
+    "orbit_diagram",
+    "periodic_orbits",
     "piece",
     "pieces",
     "plots",

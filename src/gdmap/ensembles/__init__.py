@@ -1,5 +1,7 @@
 """Many starts under one map or a family of maps, each iterated to its fate."""
 
+from gdmap.ensembles.attractors import attractors
+from gdmap.ensembles.basin import basin
 from gdmap.ensembles.ensemble import ensemble
 from gdmap.ensembles.escape import Destination, escape_or_return, outcome_names
 from gdmap.ensembles.fates import Fate, Reason, fate_names, reason_names
@@ -10,6 +12,8 @@ __all__ = [
     "Destination",
     "Fate",
     "Reason",
+    "attractors",
+    "basin",
     "ensemble",
     "escape_or_return",
     "fate_names",

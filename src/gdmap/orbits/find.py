@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdmap.engines.precision import as_floating
-from gdmap.engines.random import drawn_starts, gaussian_starts
+from gdmap.engines.random import drawn_starts
 from gdmap.engines.xla import block_size, on_lanes
 from gdmap.maps import ConstantFamily, Family, Map
+from gdmap.orbits.branch_and_prune import enclose_all_cycles
 from gdmap.orbits.multipliers import return_jacobian
 from gdmap.orbits.periodic_orbit import (
     NoOrbitError,
@@ -21,6 +21,7 @@ from gdmap.orbits.periodic_orbit import (
     refined_to_minimal_period,
 )
 from gdmap.orbits.shooting import linearise
+from gdmap.orbits.starts import initial_states
 
 Array = np.ndarray
 Symmetry = Callable[[Any], Any]
@@ -80,9 +81,17 @@ class PeriodicOrbits(list[PeriodicOrbit]):
 
     def explain(self) -> str:
         """What was found, what was tried, and what to change where nothing was found."""
-        what = "fixed points" if self.period == 1 else f"orbits of minimal period {self.period}"
+        one = len(self) == 1
+        what = (
+            "fixed point"
+            if self.period == 1
+            else f"{'orbit' if one else 'orbits'} of minimal period {self.period}"
+        )
+        what += "s" if self.period == 1 and not one else ""
         if self.complete:
             lines = [f"{len(self)} {what} in the box: proved, there are no others (interval branch and prune)."]
+        elif self.remark:
+            lines = [f"{len(self)} {what} in the box by interval branch and prune."]
         else:
             lines = [f"{len(self)} {what} found by search; there may be others."]
         stable = sum(orbit.stable for orbit in self)
@@ -189,7 +198,7 @@ def periodic_orbits(
     box = None if region is None else checked_region(region, map_.state_dim)
     if complete:
         return all_orbits(map_, period, box, symmetries)
-    states = states_of(map_, starts, scale, seed)
+    states = initial_states(map_, starts, scale, seed)
     family = ConstantFamily(map_)
     candidates, searched = search(family, map_, period, states, box, transient, seed)
     found = distinct_orbits(map_, candidates, period, box, symmetries, searched, max_orbits)
@@ -202,18 +211,13 @@ def all_orbits(
     """All orbits in a box, by branch and prune."""
     if box is None:
         raise ValueError("complete=True needs region=(lower, upper), the box to be searched")
-    from gdmap.orbits.branch_and_prune import enclose_all_cycles  # needs python-flint, which is optional
-
     enclosed = enclose_all_cycles(map_, period, *box)
     searched = {"boxes": enclosed.boxes, "unresolved": len(enclosed.unresolved), **NOTHING}
-    centres = [mid for mid, _ in enclosed.orbits]
+    centres = [orbit.mid for orbit in enclosed.orbits]
     found = distinct_orbits(map_, centres, period, None, symmetries, searched, None)
     remark = ""
     if not enclosed.complete:
-        remark = (
-            f"{len(enclosed.unresolved)} boxes could be neither excluded nor shown to hold one orbit (a "
-            "multiplier near 1, a family, a kink, the limit on the number of boxes): the count is a lower bound."
-        )
+        remark = f"Not complete, so the count is a lower bound: {enclosed.reason}"
     whole = enclosed.complete and (bool(symmetries) or len(found) == len(centres))
     return PeriodicOrbits(sorted_orbits(found), period, whole, searched, remark)
 
@@ -236,25 +240,6 @@ def checked_region(region: Any, dim: int) -> tuple[Array, Array]:
     if not (np.all(np.isfinite(lower)) and np.all(np.isfinite(upper)) and np.all(lower < upper)):
         raise ValueError(f"region must be finite with lower < upper, got {lower.tolist()} and {upper.tolist()}")
     return lower, upper
-
-
-def states_of(map_: Map, starts: Any, scale: float, seed: int) -> Array:
-    """The states in which the starts begin, shape ``(n, state_dim)``."""
-    dim = map_.objective.dim
-    if isinstance(starts, (int, np.integer)) and not isinstance(starts, bool):
-        if starts < 1:
-            raise ValueError(f"starts must be at least 1, got {starts}")
-        if not (np.ndim(scale) == 0 and np.isfinite(scale) and scale > 0):
-            raise ValueError(f"scale must be a positive number, got {scale!r}")
-        thetas = gaussian_starts(int(starts), dim, seed, float(scale))
-    else:
-        thetas = np.asarray(as_floating(starts), np.float64)
-        thetas = thetas[None] if thetas.ndim == 1 else thetas
-        if thetas.ndim != 2 or thetas.shape[1] != dim or not len(thetas) or not np.all(np.isfinite(thetas)):
-            raise ValueError(
-                f"starts must be a number, or finite parameters of shape (n, {dim}), got shape {np.shape(starts)}"
-            )
-    return np.stack([np.asarray(map_.initial_state(theta)) for theta in thetas])
 
 
 # Seeds -----------------------------------------------------------------------------------------------------------

@@ -250,8 +250,8 @@ def refuse_degenerate(points: np.ndarray, error: float) -> None:
     if len(points) > 1 and not error <= DEGENERATE * size_of(points):
         raise NoOrbitError(
             f"degenerate: from these points the map returns after {len(points)} steps up to rounding, but along "
-            "null directions in which there is no family of orbits, so that no orbit is shown near them (as next to "
-            "minima of sharpness 2 / step size, or at a bifurcation)"
+            "null directions in which there is no family of orbits, so that no orbit is shown near them (they lie "
+            "next to minima of sharpness 2 / step size, or at a bifurcation)"
         )
 
 
