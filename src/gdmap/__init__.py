@@ -45,13 +45,20 @@ from gdmap.minima import (
 )
 from gdmap.objectives import Function, LinearNetwork, Objective
 from gdmap.orbits import (
+    Branch,
+    Cascade,
+    Event,
     NoOrbitError,
     PeriodicOrbit,
     PeriodicOrbits,
+    cascade,
+    continue_orbit,
     enclose_all_cycles,
+    lyapunov_spectrum,
     orbit_at,
     orbit_diagram,
     periodic_orbits,
+    switch_branch,
     trajectory,
 )
 from gdmap.spectra import sharpness, spectral_density, spectrum
@@ -94,9 +101,12 @@ def __getattr__(name: str) -> _Any:
 
 __all__ = [
     "Bracket",
+    "Branch",
+    "Cascade",
     "Certificate",
     "Criteria",
     "CriticalStepSize",
+    "Event",
     "Exponent",
     "Fate",
     "FlattestMinimum",
@@ -122,12 +132,14 @@ __all__ = [
     "attractors",
     "attractors_along",
     "basin",
+    "cascade",
     "certify",
     "certify_invertible",
     "certify_nonsingular",
     "certify_periodic_orbit",
     "check_periodic_orbit",
     "check_proof",
+    "continue_orbit",
     "critical_step_size",
     "data",
     "enclose_all_cycles",
@@ -143,6 +155,7 @@ __all__ = [
     "gd_exponent",
     "interpolating_minimum",
     "local_threshold",
+    "lyapunov_spectrum",
     "mean_square_radius",
     "mean_square_threshold",
     "minima_curve",
@@ -170,5 +183,6 @@ __all__ = [
     "stable_minima",
     "stable_sets",
     "sweep",
+    "switch_branch",
     "trajectory",
 ]

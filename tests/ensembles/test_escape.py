@@ -34,7 +34,8 @@ def exact(s, eta, p):
 
 
 @pytest.mark.parametrize(
-    ("eta", "p", "s", "stable"), [(0.15, 0.5, 8.0, True), (0.3, 0.58, 2.1, False), (0.3, 0.58, 3.0, True)]
+    ("eta", "p", "s", "stable"),
+    [(0.15, 0.5, 8.0, True), (0.3, 0.58, 2.1, False), pytest.param(0.3, 0.58, 3.0, True, marks=pytest.mark.slow)],
 )
 def test_toy_under_sgd_and_under_gd(eta, p, s, stable):
     # Each of the three is stable for one of the two and unstable for the other.
@@ -260,7 +261,7 @@ def test_predictions_with_an_infinite_end_are_compared_with_the_other_one():
         assert (abs(float(result.growth_rate_z)) <= 4) is agrees, prediction
 
 
-@pytest.mark.parametrize("off", [0.0, 1e-10, 1e-7])
+@pytest.mark.parametrize("off", [0.0, pytest.param(1e-10, marks=pytest.mark.slow), 1e-7])
 def test_a_step_too_short_to_be_seen_bounds_the_rate_from_above(off):
     singular = StochasticGradientDescent(lines([8.0], [2.0]), 0.5 * (1 + off))
     for map_ in (singular, gdmap.GradientDescent(singular.objective, 0.2 * (1 + off))):

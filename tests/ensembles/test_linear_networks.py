@@ -20,8 +20,8 @@ TABLE = [
 
 @pytest.mark.parametrize(
     ("widths", "target", "scale", "reference"),
-    # The larger ones take long.
-    [pytest.param(*row, marks=[pytest.mark.slow] * (sum(row[0]) > 7)) for row in TABLE],
+    # The larger ones take long. Depth three has its order parameter below, bottlenecks their thresholds elsewhere.
+    [pytest.param(*row, marks=[pytest.mark.slow] * (row[0] not in ((1, 1, 1), (2, 2, 2)))) for row in TABLE],
 )
 def test_shares_of_theory_2_6(widths, target, scale, reference):
     network = LinearNetwork.whitened(widths, target)
@@ -60,7 +60,7 @@ def test_order_parameter_at_depth_three(factor, norm):
     assert np.median(result.gradient_norm) == pytest.approx(norm, abs=6e-4)
 
 
-@pytest.mark.parametrize("widths", [(1, 1, 1, 1), (2, 2, 2, 2)])
+@pytest.mark.parametrize("widths", [(1, 1, 1, 1), pytest.param((2, 2, 2, 2), marks=pytest.mark.slow)])
 def test_trap_at_depth_three_and_twice_the_critical_step_size(widths):
     # Most orbits crawl towards the degenerate origin with vanishing gradients; none is at a minimum (2.6).
     network = LinearNetwork.whitened(widths, np.diag([1.0, 0.5])[: widths[0], : widths[0]])

@@ -69,6 +69,16 @@ def ensemble(
 
     Notes
     -----
+    *Still moving at the horizon.* What does more than go straight on is followed further, for the verdict alone:
+    ``steps``, ``state`` and the rest stay those at the horizon. At most 1024 steps tell what may recur; that is
+    given 2048 steps and windows of 4096, and if they do not decide 16,384 and 65,536 (at most eight times
+    ``max_steps``), with one tangent vector. ``chaotic``: the top Lyapunov exponent is above zero by four standard
+    errors, tangent vectors grow by more than ``e^40`` in each half of the window, and the orbit
+    does not drift. ``quasiperiodic``: tangent vectors grow by no more than a power of time, and smooth
+    averages over both halves agree to 1e-8 of the spread, which drifts and spirals do not do. ``marginal``: at, or
+    approaching, a fixed point or cycle found by Newton's method, with a multiplier within three times its error of
+    the unit circle and none beyond. Above 1,000 dimensions nothing is called marginal.
+
     *Random maps.* ``minimum``: the gradient of every sample that can be drawn is rounding noise (each step
     shorter than ``step_tolerance`` times the way travelled, or than a few units in the last place of the state),
     the point is a minimum of the mean loss by the evidence that minima of maps need (above 1,000 parameters:

@@ -18,8 +18,11 @@ class Fate(IntEnum):
     region, or the update is no longer a finite number (the reason says which). ``UNDECIDED``: none of these
     could be shown, with the reason. ``BOUNDED`` (random maps only): at the horizon the trajectory has not
     converged, and over the second half neither its steps nor its distance from the start had a tendency left.
-    ``QUASIPERIODIC``, ``CHAOTIC`` and ``MARGINAL`` have their codes here and are not given out yet: such runs
-    are undecided.
+    Of runs that still move at the horizon, followed further for the verdict alone (`judge_aperiodic`):
+    ``CHAOTIC``, a top Lyapunov exponent above zero by four standard errors on an orbit that recurs;
+    ``QUASIPERIODIC``, positive evidence of motion on an invariant torus, not merely an exponent near zero;
+    ``MARGINAL``, at (or on the way to) a fixed point or cycle exactly at a threshold, a multiplier within three
+    times its error of the unit circle (those along a family of minima or cycles do not count).
     """
 
     UNDECIDED = 0
@@ -39,14 +42,16 @@ class Reason(IntEnum):
     Of minima: ``KNOWN_OPTIMUM``, ``POSITIVE_DEFINITE_HESSIAN``, ``MANIFOLD_OF_MINIMA``. Of saddles:
     ``NEGATIVE_HESSIAN_EIGENVALUE``, ``CRITICAL_POINT_ABOVE_OPTIMUM``. Of cycles: ``CYCLE_CONFIRMED``. Of
     divergence: ``NORM_KEEPS_GROWING``, ``OVERFLOW`` and ``UPDATE_UNDEFINED`` (not a number at a state of
-    moderate size).
+    moderate size). Of chaos: ``POSITIVE_EXPONENT``. Of quasiperiodic orbits: ``REGULAR_RECURRENCE`` (tangent
+    vectors grow by no more than a power of time, smooth averages over two stretches agree, no return within 64
+    steps). Of marginal ones: ``MARGINAL_MULTIPLIER``.
 
-    Of undecided runs: ``HORIZON_REACHED`` (still moving: more steps may tell, or the orbit is quasiperiodic or
-    chaotic); ``SLOW_CONVERGENCE`` (steps are negligible, but no critical point is near enough);
-    ``DEGENERATE_CRITICAL_POINT`` (Newton's method does not converge, or flat directions that are no manifold);
-    ``CYCLE_NOT_CONFIRMED`` (the orbit recurs, but no cycle closes nearby, as on a slow drift along a family);
-    ``MARGINAL_MULTIPLIER`` (a multiplier too close to the unit circle to call); ``NEAR_UNSTABLE_ORBIT`` (close to
-    a point or cycle where the orbit cannot stay); ``TOO_LARGE_TO_CONFIRM`` (more than 1,000 dimensions).
+    Of undecided runs: ``HORIZON_REACHED`` (still moving: more steps may tell); ``SLOW_CONVERGENCE`` (steps are
+    negligible, but no critical point is near enough); ``DEGENERATE_CRITICAL_POINT`` (Newton's method does not
+    converge, or flat directions that are no manifold); ``CYCLE_NOT_CONFIRMED`` (the orbit recurs, but no cycle
+    closes nearby, as on a slow drift along a family); ``MARGINAL_MULTIPLIER`` (a multiplier too close to the unit
+    circle to call); ``NEAR_UNSTABLE_ORBIT`` (close to a point or cycle where the orbit cannot stay);
+    ``TOO_LARGE_TO_CONFIRM`` (more than 1,000 dimensions).
 
     Of random maps: ``INTERPOLATING_MINIMUM`` (above 1,000 dimensions: the gradient of every sample is rounding
     noise, and so is the loss of every sample), ``BEYOND_ESCAPE_RADIUS`` (of divergence), ``NO_TREND`` (of bounded
@@ -76,6 +81,8 @@ class Reason(IntEnum):
     NO_TREND = 18
     STILL_CONVERGING = 19
     STILL_GROWING = 20
+    POSITIVE_EXPONENT = 21
+    REGULAR_RECURRENCE = 22
 
 
 def fate_names(dataset: xr.Dataset) -> np.ndarray:

@@ -20,12 +20,22 @@ from gdmap.engines.xla import (
     compiled,
     in_blocks,
 )
+from gdmap.ensembles.aperiodic import is_straight, judge_aperiodic
 from gdmap.ensembles.fates import Fate, Reason
 from gdmap.ensembles.verdicts import Verdicts, judge_cycles, judge_fixed_points, observe
 from gdmap.maps import Family
 
 ROUND = 256
+# States of a trajectory that still moves at the horizon are compared at so many moments, so many steps apart.
+MOMENTS, BETWEEN = 8, 128
 LONGEST_PERIOD = 4096
+MOVING = (
+    Reason.HORIZON_REACHED,
+    Reason.CYCLE_NOT_CONFIRMED,
+    Reason.MARGINAL_MULTIPLIER,
+    Reason.NEAR_UNSTABLE_ORBIT,
+    Reason.TOO_LARGE_TO_CONFIRM,
+)
 
 
 class Criteria(NamedTuple):
@@ -135,12 +145,44 @@ def iterate_to_fate(
         rows, reference_step = rows[keep], reference_step[keep]
         if progress is not None:
             progress(count - rows.size, count)
+    _judge_leftovers(result, family, parameter, state, criteria, advance)
     observed = observe(family, parameter, result.state)
     overflown = result.reason == Reason.OVERFLOW
     return result._replace(
         loss=np.where(overflown & np.isnan(observed.loss), np.inf, observed.loss),
         gradient_norm=np.where(overflown & np.isnan(observed.gradient_norm), np.inf, observed.gradient_norm),
     )
+
+
+def _judge_leftovers(
+    result: Outcome,
+    family: Family,
+    parameter: np.ndarray,
+    start: np.ndarray,
+    criteria: Criteria,
+    advance: Advance,
+) -> None:
+    """Fill in the fates of trajectories that still move at the horizon and are aperiodic or marginal."""
+    rows = np.flatnonzero((result.fate == Fate.UNDECIDED) & np.isin(result.reason, MOVING))
+    if rows.size:
+        rows = rows[_may_recur(parameter[rows], result.state[rows], criteria, advance)]
+    if rows.size:
+        found = judge_aperiodic(family, parameter[rows], result.state[rows], start[rows], criteria.max_steps)
+        decided = rows[found.given]
+        result.fate[decided], result.reason[decided] = found.fate[found.given], found.reason[found.given]
+
+
+def _may_recur(parameter: np.ndarray, state: np.ndarray, criteria: Criteria, advance: Advance) -> np.ndarray:
+    """Whether trajectories do more than go straight on, by the program that iterated them (nothing to compile)."""
+    lanes = _fresh_lanes(parameter, state, criteria)
+    lanes = lanes._replace(retry_at=np.full(len(state), np.iinfo(np.int64).max))
+    states, steps = [state], [lanes.last_step]
+    for moment in range(1, MOMENTS + 1):
+        lanes, *_ = _advance(advance, lanes, np.full(len(state), moment * BETWEEN, np.int64))
+        states.append(lanes.state)
+        steps.append(lanes.last_step)
+    straight = is_straight(np.stack(states, axis=1), np.stack(steps, axis=1), BETWEEN)
+    return (lanes.signal == RUNNING) & (lanes.last_step > 0) & ~straight
 
 
 def _fresh_lanes(parameter: np.ndarray, state: np.ndarray, criteria: Criteria) -> Lanes:

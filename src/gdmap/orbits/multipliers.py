@@ -78,8 +78,8 @@ def multipliers_of(
 def rounding_of_product(jacobians: np.ndarray) -> float:
     """A bound, to first order, for the rounding of `return_jacobian` in the Frobenius norm.
 
-    What is rounded off at a factor is at most ``eps`` times the norms of that factor and of the product before it, and
-    is carried on by the product of the factors after it.
+    What is rounded off at a factor is at most ``eps`` times the norms of that factor and of the product before it,
+    and is carried on by the product of the factors after it.
     """
     before, after = [np.eye(jacobians.shape[1])], [np.eye(jacobians.shape[1])]
     with threadpool_limits(1):
