@@ -108,8 +108,11 @@ class PeriodicOrbit:
                 "nothing about stability."
             )
         if self.stability == "stable":
-            attracted = "orbits nearby are attracted to the family" if self.neutral_dimension else "it attracts"
-            lines.append(f"Stable: {attracted}; the others lie inside the unit circle by {self.margin:.3g}.")
+            if self.neutral_dimension:
+                who, which = "orbits nearby are attracted to the family", "the other multipliers"
+            else:
+                who, which = "orbits nearby are attracted to it", "all multipliers"
+            lines.append(f"Stable: {who}; {which} lie inside the unit circle by {self.margin:.3g} or more.")
         elif self.stability == "unstable":
             lines.append(f"Unstable: a multiplier lies outside the unit circle by {-self.margin:.3g}.")
         else:
