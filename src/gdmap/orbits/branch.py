@@ -27,7 +27,8 @@ SENTENCES = {
     "defined",
     "kink": "the Jacobian jumps however small the step: a point of the orbit crosses a kink of the loss, beyond "
     "which it must be started anew (there are no multipliers at a kink)",
-    "step too small": "the curve turns more sharply than the smallest step can follow: lower smallest_step=",
+    "step too small": "the curve turns, or a multiplier moves, faster than the smallest step can follow: lower "
+    "smallest_step=, or the map becomes singular there",
     "diverging": "the orbit has grown a millionfold: it goes to infinity as the parameter approaches this value",
     "family changes": "the dimension of the family of orbits changes here (some null directions are null no more, "
     "so the equations followed are no longer the right ones): start again beyond, with orbit_at",

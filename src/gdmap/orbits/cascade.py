@@ -158,11 +158,12 @@ def cascade(
     branches, events = [branch], []
     while True:
         forward = branch.ended["end" if direction == "up" or len(branches) > 1 else "start"]
-        found = [event for event in branch.events if event.kind == "period-doubling"]
+        # Its own doublings, not the one at which it ends on an orbit of half the period.
+        found = [e for e in branch.events if e.kind == "period-doubling" and e.period == branch.period]
         if not found:
             ended = f"the branch of period {branch.period} has no period doubling up to its end, {forward.message}"
             break
-        event = found[0]
+        event = found[-1 if direction == "down" and len(branches) == 1 else 0]
         events.append(event)
         if len(events) == doublings:
             ended = "the doublings asked for were found"

@@ -10,7 +10,7 @@ from gdmap.maps import Family, Map, family_along
 from gdmap.orbits.arclength import Curve, Point, as_large_a_step
 from gdmap.orbits.branch import Branch, End, concrete
 from gdmap.orbits.event import Event, Kind
-from gdmap.orbits.events import Located, described, events_between, hidden_events
+from gdmap.orbits.events import Located, between, described, events_between, hidden_events
 from gdmap.orbits.periodic_orbit import NoOrbitError, PeriodicOrbit, orbit_at
 from gdmap.orbits.shooting import DENSE_LIMIT
 
@@ -22,6 +22,8 @@ TURN, OFF = 0.9, 0.3
 # half.
 MOVE = 0.25
 DIVERGES = 1e6
+# A jump of the Jacobian that is as large after so many bisections is one.
+BISECTIONS = 8
 GROWTH, EASY = 0.5, 10
 LOST = 1e-6
 
@@ -285,6 +287,7 @@ def attempted(
 ) -> tuple[Point | None, str, float]:
     """The next point, or why there is none, and the length of the step to try after it."""
     failure = "step too small"
+    new: Point | str = failure
     # An orbit that grows is followed in steps that grow with it.
     length = min(length, controls.largest_step * max(1.0, float(np.linalg.norm(here.u[:-1]))))
     while length >= controls.smallest_step:
@@ -301,7 +304,22 @@ def attempted(
                     length *= 1 + GROWTH * max(0.0, (EASY - new.iterations) / EASY) ** 2
                 return new, "", length
         length /= 2
+    if failure == "kink" and isinstance(new, Point) and not jumps(curve, here, new):
+        failure = "step too small"
     return None, failure, length
+
+
+def jumps(curve: Curve, one: Point, other: Point) -> bool:
+    """Whether multipliers move as much however near two points of the curve come, as at a jump of the Jacobian."""
+    whole = as_large_a_step(one.multipliers, other.multipliers)
+    for _ in range(BISECTIONS):
+        middle = between(curve, one, other, 0.5)
+        if isinstance(middle, str):
+            return False
+        first = as_large_a_step(one.multipliers, middle.multipliers)
+        second = as_large_a_step(middle.multipliers, other.multipliers)
+        one, other = (one, middle) if first >= second else (middle, other)
+    return as_large_a_step(one.multipliers, other.multipliers) > whole / 2
 
 
 def too_far(here: Point, new: Point, length: float) -> str:
