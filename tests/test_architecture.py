@@ -18,11 +18,3 @@ def test_imports_run_one_way():
 def test_public_names_exist_and_are_documented():
     for name in gdmap.__all__:
         assert getattr(gdmap, name).__doc__, name
-
-
-def test_readme_examples_run(tmp_path):
-    blocks = (ROOT / "README.md").read_text().split("```python\n")[1:]
-    assert len(blocks) >= 3
-    for block in blocks:
-        code = block.split("```")[0]
-        subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=tmp_path, check=True, capture_output=True)

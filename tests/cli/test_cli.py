@@ -1,9 +1,9 @@
 import importlib.metadata
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,18 +15,30 @@ from gdmap.cli import main
 GDMAP = Path(sys.executable).with_name("gdmap")
 
 
-def run(*arguments, cwd, check=True):
-    process = subprocess.run(
-        [GDMAP, *map(str, arguments)],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "COLUMNS": "100"},
-    )
-    if check:
-        assert process.returncode == 0, process.stderr
-    return process
+def process(*arguments, cwd):
+    """The command as it is installed, in a process of its own."""
+    return subprocess.run([GDMAP, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """``run(*arguments, cwd=folder)``: the exit status and what was shown, in this process."""
+
+    def call(*arguments, cwd, check=True):
+        monkeypatch.chdir(cwd)
+        monkeypatch.setenv("COLUMNS", "100")
+        monkeypatch.setattr(sys, "argv", ["gdmap", *map(str, arguments)])
+        status = 0
+        try:
+            main()
+        except SystemExit as stopped:
+            status = stopped.code or 0
+        shown = capsys.readouterr()
+        if check:
+            assert status == 0, shown.err
+        return SimpleNamespace(returncode=status, stdout=shown.out, stderr=shown.err.replace("│", " "))
+
+    return call
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +60,7 @@ def folder(tmp_path_factory):
 DATA = ("--inputs", "X.csv", "--targets", "y.csv", "--hidden", "4")
 
 
-def test_critical_on_the_users_csv(folder):
+def test_critical_on_the_users_csv(run, folder):
     shown = run("critical", *DATA, cwd=folder).stdout
     assert "critical step size" in shown and "computed" in shown and "not scaled" in shown
     record = json.loads(run("critical", *DATA, "--json", "--out", "critical", cwd=folder).stdout)
@@ -61,7 +73,7 @@ def test_critical_on_the_users_csv(folder):
     assert again == record
 
 
-def test_sweep_on_the_users_csv_and_again_from_its_study(folder):
+def test_sweep_on_the_users_csv_and_again_from_its_study(run, folder):
     arguments = ("--starts", 8, "--scale", 0.1, "--number", 4, "--range", 0.8, 1.2, "--max-steps", 4000)
     shown = run("sweep", *DATA, *arguments, "--out", "results", cwd=folder).stdout
     assert "The predicted critical step size is" in " ".join(shown.split())
@@ -77,7 +89,7 @@ def test_sweep_on_the_users_csv_and_again_from_its_study(folder):
         np.testing.assert_array_equal(one[name], two[name])
 
 
-def test_sweep_of_an_objective_of_the_users(folder):
+def test_sweep_of_an_objective_of_the_users(run, folder):
     record = json.loads(
         run(
             "sweep", "--objective", "loss.py:loss", "--step-size", 0.5, "--step-size", 1.1,
@@ -126,13 +138,13 @@ def test_mistakes_end_with_one_clear_error(folder, arguments, message, monkeypat
 
 
 def test_a_mistake_ends_the_process_with_status_two(folder):
-    process = run("critical", "--inputs", "none.csv", "--targets", "y.csv", cwd=folder, check=False)
-    assert process.returncode == 2
-    assert process.stdout == ""
-    assert "there is no file none.csv" in " ".join(process.stderr.split())
+    ended = process("critical", "--inputs", "none.csv", "--targets", "y.csv", cwd=folder)
+    assert ended.returncode == 2
+    assert ended.stdout == ""
+    assert "there is no file none.csv" in " ".join(ended.stderr.split())
 
 
-def test_critical_step_size_of_an_objective_of_the_users(folder):
+def test_critical_step_size_of_an_objective_of_the_users(run, folder):
     shown = run("critical", "--objective", "loss.py:loss", "--starts", 4, cwd=folder).stdout
     words = " ".join(shown.split())
     assert "estimated" in words
@@ -153,17 +165,17 @@ def test_critical_step_size_of_an_objective_of_the_users(folder):
     assert record["bifurcation"]["coefficient"]["value"] == pytest.approx(4.0, rel=1e-9)
 
 
-def test_the_wrong_store_is_refused_and_kept(folder):
+def test_the_wrong_store_is_refused_and_kept(run, folder):
     arguments = ("sweep", *DATA, "--step-size", "0.1", "--max-steps", "50", "--out", "taken")
     run(*arguments, "--starts", 3, cwd=folder)
     before = (folder / "taken" / "study.toml").read_text()
-    process = run(*arguments, "--starts", 4, cwd=folder, check=False)
-    assert process.returncode == 2
-    assert "holds another study" in " ".join(process.stderr.split())
+    refused = run(*arguments, "--starts", 4, cwd=folder, check=False)
+    assert refused.returncode == 2
+    assert "holds another study" in " ".join(refused.stderr.split())
     assert (folder / "taken" / "study.toml").read_text() == before
 
 
-def test_help_lists_the_commands(folder):
+def test_help_lists_the_commands(run, folder):
     shown = run("--help", cwd=folder).stdout
     for command in ("demo", "critical", "sweep"):
         assert command in shown
@@ -171,7 +183,7 @@ def test_help_lists_the_commands(folder):
 
 
 @pytest.mark.slow
-def test_demo(tmp_path):
+def test_demo(run, tmp_path):
     record = json.loads(run("demo", "--json", cwd=tmp_path).stdout)
     predicted = record["critical"]["step_size"]["value"]
     assert predicted == pytest.approx(2.6119, abs=5e-5)
@@ -185,14 +197,14 @@ def test_demo(tmp_path):
 
 
 def test_version(folder):
-    assert run("--version", cwd=folder).stdout.strip() == f"gdmap {gdmap.__version__}"
+    assert process("--version", cwd=folder).stdout.strip() == f"gdmap {gdmap.__version__}"
     assert gdmap.__version__ == importlib.metadata.version("gdmap")
 
 
-def test_a_function_of_the_parameters_is_no_objective(folder):
+def test_a_function_of_the_parameters_is_no_objective(run, folder):
     (folder / "bare.py").write_text("def plain(w):\n    return w @ w\n")
-    process = run("critical", "--objective", "bare.py:plain", cwd=folder, check=False)
-    assert process.returncode == 2
-    words = " ".join(process.stderr.split())
+    refused = run("critical", "--objective", "bare.py:plain", cwd=folder, check=False)
+    assert refused.returncode == 2
+    words = " ".join(refused.stderr.split())
     assert "it must be an objective, or a function without arguments that makes one" in words
     assert "gdmap.Function(plain, dim)" in words

@@ -206,11 +206,13 @@ def test_bad_input():
     assert float(escape_or_return(gdmap.GradientDescent(noisy, 0.1), [0.5], starts=10).share_returned) == 1
 
 
+def along_the_axes(w, a):
+    return (a * w**2).sum() / 2
+
+
 def lines(*curvatures):
     """A loss on which every sample acts along the axes; the columns are exactly solvable."""
-    return gdmap.Objective(
-        lambda w, a: (a * w**2).sum() / 2, np.zeros(len(curvatures[0])), data=(np.array(curvatures),)
-    )
+    return gdmap.Objective(along_the_axes, np.zeros(len(curvatures[0])), data=(np.array(curvatures),))
 
 
 def given(value, lower, upper):

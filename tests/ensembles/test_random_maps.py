@@ -230,6 +230,7 @@ def tanh_network():
     return gdmap.Objective(loss, params, data=(x, y))
 
 
+@pytest.mark.slow  # the toy above ends at manifolds of minima by default
 def test_network_fitted_to_interpolation():
     loss = tanh_network()
     starts = 1.5 * normal_starts(16, loss.dim)

@@ -155,7 +155,7 @@ def test_standard_error_is_right():
     assert np.all((z.var(axis=0, ddof=1) > 0.75) & (z.var(axis=0, ddof=1) < 1.35))
 
 
-@pytest.mark.parametrize("eta", [0.3, 0.6])
+@pytest.mark.parametrize("eta", [0.3, pytest.param(0.6, marks=pytest.mark.slow)])
 def test_least_squares_spectrum_of_dimension_4(eta):
     found = rates(LeastSquares(4, np.asarray(eta)), 256, 4000, 4, seed=3)
     assert np.all(np.abs(z_scores(found, least_squares(4, eta))) <= 4)
@@ -348,7 +348,9 @@ def test_matrices_that_are_not_finite():
 # SGD's factors ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("size", "replace"), [(1, False), (3, False), (2, True)])
+@pytest.mark.parametrize(
+    ("size", "replace"), [(1, False), pytest.param(3, False, marks=pytest.mark.slow), (2, True)]
+)
 def test_batch_products(size, replace):
     """Samples with several rows, with none, and negative signs, in both forms, beside the matrices themselves."""
     rng = np.random.default_rng(0)

@@ -243,6 +243,7 @@ def test_epochs_differ_from_independent_batches():
     assert abs(epochs.value - by_hand) <= 4 * math.hypot(epochs.standard_error, error) + 1e-4
 
 
+@pytest.mark.slow  # test_random_products has the same products by default
 def test_general_products_agree():
     import jax
     import jax.numpy as jnp

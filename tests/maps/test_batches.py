@@ -229,7 +229,7 @@ def test_trajectories_and_seeds_are_independent():
 @pytest.mark.parametrize(
     "law",
     [
-        LAWS["pairs without replacement"],
+        pytest.param(LAWS["pairs without replacement"], marks=pytest.mark.slow),
         LAWS["given, one after another"],
         {"n_samples": 7, "size": 3, "shuffle": True},
     ],
@@ -266,11 +266,11 @@ def test_laws_are_arguments_of_compiled_programs():
         ({"n_samples": 1}, True),
         ({"n_samples": 1, "size": 3, "replace": True}, True),
         ({"n_samples": 4, "size": 4}, True),
-        ({"n_samples": 4, "size": 4, "probabilities": SKEWED}, True),
+        pytest.param({"n_samples": 4, "size": 4, "probabilities": SKEWED}, True, marks=pytest.mark.slow),
         ({"n_samples": 4, "size": 4, "shuffle": True}, True),
         ({"n_samples": 3, "size": 2, "probabilities": [0, 1, 0], "replace": True}, True),
         ({"n_samples": 4, "size": 4, "replace": True}, False),
-        ({"n_samples": 4, "size": 3}, False),
+        pytest.param({"n_samples": 4, "size": 3}, False, marks=pytest.mark.slow),
         ({"n_samples": 2, "probabilities": [0.5, 0.5]}, False),
     ],
 )

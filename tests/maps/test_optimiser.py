@@ -43,13 +43,13 @@ def optax_run(loss, transformation, theta, steps):
         (optax.sgd, {"learning_rate": 0.1, "momentum": 0.9}),
         (optax.sgd, {"learning_rate": 0.1, "momentum": 0.9, "nesterov": True}),
         (optax.adam, {"learning_rate": 0.1, "b1": 0.8}),
-        (optax.adamw, {"learning_rate": 0.1, "weight_decay": 0.05}),
-        (optax.amsgrad, {"learning_rate": 0.1}),
+        pytest.param(optax.adamw, {"learning_rate": 0.1, "weight_decay": 0.05}, marks=pytest.mark.slow),
+        pytest.param(optax.amsgrad, {"learning_rate": 0.1}, marks=pytest.mark.slow),
         (optax.rmsprop, {"learning_rate": 0.1, "momentum": 0.5}),
         (optax.lion, {"learning_rate": 0.1}),
-        (optax.lamb, {"learning_rate": 0.1}),
-        (optax.radam, {"learning_rate": 0.1}),
-        (optax.adan, {"learning_rate": 0.1}),
+        pytest.param(optax.lamb, {"learning_rate": 0.1}, marks=pytest.mark.slow),
+        pytest.param(optax.radam, {"learning_rate": 0.1}, marks=pytest.mark.slow),
+        pytest.param(optax.adan, {"learning_rate": 0.1}, marks=pytest.mark.slow),
         (optax.adafactor, {"learning_rate": 0.1}),
         (optax.optimistic_gradient_descent, {"learning_rate": 0.1}),
     ],
@@ -254,8 +254,8 @@ def test_jacobian_is_the_derivative_elsewhere(loss):
     [
         (optax.lion, {}, 0.0),
         (optax.sign_sgd, {}, 0.0),
-        (optax.rprop, {}, 0.0),
-        (optax.lamb, {}, 1.0),
+        pytest.param(optax.rprop, {}, 0.0, marks=pytest.mark.slow),
+        pytest.param(optax.lamb, {}, 1.0, marks=pytest.mark.slow),
         (optax.lars, {}, 1.0),
         (optax.adam, {"eps": 0.0}, 0.0),
     ],
@@ -292,7 +292,7 @@ def test_keywords_can_be_traced_and_vmapped(loss):
             map_ = Optimiser(loss, optax.sgd, learning_rate=eta, momentum=0.9)
             return map_.step(map_.initial_state(jnp.asarray(START)))
 
-        steps = jax.vmap(run)(etas)
+        steps = jax.jit(jax.vmap(run))(etas)
     for eta, step in zip((0.05, 0.2), steps, strict=True):
         map_ = Optimiser(loss, optax.sgd, learning_rate=eta, momentum=0.9)
         np.testing.assert_allclose(step, map_.step(map_.initial_state(START)), rtol=1e-15)

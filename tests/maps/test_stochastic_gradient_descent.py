@@ -64,7 +64,7 @@ def test_the_jacobian_is_the_derivative_of_the_step(network):
     sgd = StochasticGradientDescent(network, 0.3)
     batch = np.array([1, 4, 4])
     with float64():
-        derivative = jax.jacfwd(lambda theta: sgd.step(theta, batch))(jnp.asarray(THETA))
+        derivative = jax.jit(jax.jacfwd(lambda theta: sgd.step(theta, batch)))(jnp.asarray(THETA))
     found = sgd.jacobian(THETA, batch)
     np.testing.assert_allclose(found, derivative, rtol=1e-11, atol=1e-13)
     np.testing.assert_array_equal(found, found.T)
@@ -226,7 +226,10 @@ def test_precision_and_kind_follow_the_state(network):
     assert sgd.step(THETA, [1, 2]).dtype == np.float64
     assert isinstance(sgd.step(jnp.asarray(single), [1, 2]), jax.Array)
     with float64():
-        assert sgd.random_update(jnp.asarray(single), trajectory_key(0, 0), 0).dtype == np.float32
+        update = jax.eval_shape(
+            lambda theta: sgd.random_update(theta, trajectory_key(0, 0), 0), jnp.asarray(single)
+        )
+        assert update.dtype == np.float32
     assert sgd.step(list(THETA), jnp.array([1, 2])).dtype == np.float64
 
 
@@ -235,15 +238,19 @@ def test_transformations_of_a_step(network, sample_gradients):
     with float64():
         theta = jnp.asarray(THETA)
         expected = THETA - 0.1 * sample_gradients
-        each = jax.vmap(lambda i: sgd.step(theta, i[None]))(jnp.arange(6))
+        each = jax.jit(jax.vmap(lambda i: sgd.step(theta, i[None])))(jnp.arange(6))
         np.testing.assert_allclose(each, expected, rtol=1e-12)
         np.testing.assert_allclose(
             jax.jit(lambda t, b: sgd.step(t, b))(theta, jnp.array([2])), expected[2], rtol=1e-12
         )
         etas = jnp.array([0.1, 0.2])
-        families = jax.vmap(lambda eta: StochasticGradientDescent(network, eta).step(theta, np.array([2])))(etas)
+
+        def of_step_size(eta):
+            return StochasticGradientDescent(network, eta).step(theta, np.array([2]))
+
+        families = jax.jit(jax.vmap(of_step_size))(etas)
         np.testing.assert_allclose(families[1], THETA - 0.2 * sample_gradients[2], rtol=1e-12)
-        slope = jax.grad(lambda eta: StochasticGradientDescent(network, eta).step(theta, np.array([2])).sum())(0.1)
+        slope = jax.jit(jax.grad(lambda eta: of_step_size(eta).sum()))(0.1)
         assert slope == pytest.approx(-sample_gradients[2].sum(), rel=1e-12)
 
 

@@ -135,8 +135,8 @@ def test_more_parameters_than_dense_hessians_allow():
     ("loss", "dim"),
     [
         (lambda x: x[1] ** 2 / 2 + jnp.logaddexp(0.0, -x[0]), 2),
-        (lambda x: x[1] ** 2 / 2 + 1 / (1 + x[0] ** 2), 2),
-        (lambda x: jnp.tanh(x[0]), 2),
+        pytest.param(lambda x: x[1] ** 2 / 2 + 1 / (1 + x[0] ** 2), 2, marks=pytest.mark.slow),
+        pytest.param(lambda x: jnp.tanh(x[0]), 2, marks=pytest.mark.slow),
         # A minimum that descents stall on the way to: (10, .1).
         (lambda x: (x[0] * x[1] - 1) ** 2 / 2 + 1e-10 * (x[0] - 10) ** 2, 2),
     ],
@@ -146,7 +146,8 @@ def test_a_stalled_descent_is_no_minimum(loss, dim):
         critical_step_size(Function(loss, dim), starts=4)
 
 
-@pytest.mark.parametrize("rate", [1.0, pytest.param(0.1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("rate", [1.0, 0.1])
 def test_an_exponential_valley_falls_without_end(rate):
     critical = critical_step_size(Function(lambda x: x[1] ** 2 * jnp.exp(-rate * x[0]), 2), starts=4)
     assert critical.search.falling
@@ -177,16 +178,25 @@ def test_the_origin_does_not_matter(shift):
     assert critical.search.agreeing == 6
 
 
-def test_what_cannot_be_answered_is_refused():
-    separable = Function(lambda w: jnp.mean(jnp.logaddexp(0.0, -w[0] * jnp.array([1.0, 2.0]))), 1)
-    with pytest.raises(ValueError, match="parameters grow"):
-        critical_step_size(separable, starts=4)
-    with pytest.raises(ValueError, match="flat"):
-        critical_step_size(Function(lambda w: 0 * w[0], 1), starts=4)
-    with pytest.raises(ValueError, match="kink"):
-        critical_step_size(Function(lambda w: jnp.abs(w[0]), 1), starts=4)
+@pytest.mark.parametrize(
+    ("loss", "words"),
+    [
+        # As at the command line.
+        pytest.param(
+            lambda w: jnp.mean(jnp.logaddexp(0.0, -w[0] * jnp.array([1.0, 2.0]))),
+            "parameters grow",
+            marks=pytest.mark.slow,
+        ),
+        (lambda w: 0 * w[0], "flat"),
+        # As in test_minima_on_kinks_are_left_out.
+        pytest.param(lambda w: jnp.abs(w[0]), "kink", marks=pytest.mark.slow),
+    ],
+)
+def test_what_cannot_be_answered_is_refused(loss, words):
+    with pytest.raises(ValueError, match=words):
+        critical_step_size(Function(loss, 1), starts=4)
     with pytest.raises(TypeError, match="must be a gdmap objective"):
-        critical_step_size(lambda w: w @ w)
+        critical_step_size(loss)
 
 
 @pytest.mark.slow

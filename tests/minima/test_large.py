@@ -109,8 +109,10 @@ def test_newton_steps_of_singular_hessians_have_minimum_norm():
     ("loss", "words"),
     [
         (separable(0.0), "infimum may not be attained"),
-        (Function(lambda w: w[0], DIM), "infimum may not be attained"),
-        (Function(lambda w: jnp.sum(w**4), DIM), r"degenerate \(as for x\^4\)"),
+        pytest.param(Function(lambda w: w[0], DIM), "infimum may not be attained", marks=pytest.mark.slow),
+        pytest.param(
+            Function(lambda w: jnp.sum(w**4), DIM), r"degenerate \(as for x\^4\)", marks=pytest.mark.slow
+        ),
         (Function(lambda w: jnp.sum(w[1:] ** 2) + w[0] ** 4, DIM), r"degenerate \(as for x\^4\)"),
         (Function(lambda w: jnp.max(w) + w @ w / 20, DIM), "kink"),
         (Function(lambda w: 0 * w[0] + 1, DIM), "flat"),

@@ -11,7 +11,14 @@ from tests.conftest import random_network
 from tests.minima.losses import Product
 
 
-@pytest.mark.parametrize(("widths", "rank"), [((2, 1, 2), 1), ((2, 3, 2), 2), ((1, 2, 2, 1), 1)])
+@pytest.mark.parametrize(
+    ("widths", "rank"),
+    [
+        ((2, 1, 2), 1),
+        pytest.param((2, 3, 2), 2, marks=pytest.mark.slow),  # test_critical_step_size has more dimensions
+        pytest.param((1, 2, 2, 1), 1, marks=pytest.mark.slow),
+    ],
+)
 def test_networks_have_the_dimension_of_the_theory(widths, rank):
     # theory 2.2: n - r (d_0 + d_N - r)
     target = np.diag([2.0, 1.0])[: widths[-1], : widths[0]]
@@ -41,7 +48,7 @@ def test_many_minima_at_once():
 @pytest.mark.parametrize(
     ("loss", "point", "nullity", "dimension", "clear"),
     [
-        (lambda w: w[0] ** 4 + w[1] ** 2, [0.0, 0.0], 1, 0, True),
+        pytest.param(lambda w: w[0] ** 4 + w[1] ** 2, [0.0, 0.0], 1, 0, True, marks=pytest.mark.slow),
         (lambda w: w[0] ** 4 * w[2] ** 2 + w[1] ** 2, [0.0, 0.0, 1.0], 2, 1, True),
         (lambda w: (w @ w - 1) ** 2, [0.0, 0.6, 0.8], 2, 2, True),
         (lambda w: (w[0] * w[1]) ** 2 + w[2] ** 2, [0.0, 0.0, 0.0], 2, None, False),  # two lines cross

@@ -22,7 +22,7 @@ def loss_by_definition(network, theta):
     return np.sum(residual**2) / (2 * len(residual))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.integers(0, 10_000), st.lists(st.integers(1, 5), min_size=2, max_size=5))
 def test_loss_from_sufficient_statistics_is_the_loss_of_the_samples(seed, widths):
     network = random_network(seed, widths)

@@ -36,16 +36,16 @@ def assert_attained(network, critical, closed=True):
     [
         ((1, 1, 1), [[1.0]], 2.0),
         ((1, 1, 1, 1), [[1.0]], 3.0),
-        ((1, 1, 1, 1, 1), [[1.0]], 4.0),
-        ((1,) * 6, [[1.0]], 5.0),
+        pytest.param((1, 1, 1, 1, 1), [[1.0]], 4.0, marks=pytest.mark.slow),
+        pytest.param((1,) * 6, [[1.0]], 5.0, marks=pytest.mark.slow),
         ((1, 1, 1), [[2.0]], 4.0),
         ((1, 1, 1, 1), [[2.0]], 3 * 2 ** (4 / 3)),
         ((2, 2, 2), np.diag([2.0, 1.0]), 4.0),
         ((2, 1, 2), np.diag([2.0, 1.0]), 4.0),
-        ((2, 2, 2, 2), np.diag([1.0, 0.5]), 3.0),
+        pytest.param((2, 2, 2, 2), np.diag([1.0, 0.5]), 3.0, marks=pytest.mark.slow),
         ((3, 1, 3), np.diag([1.0, 0.5, 0.25]), 2.0),
-        ((5, 5, 5), np.diag([1.0, 0.8, 0.6, 0.4, 0.2]), 2.0),
-        ((1, 2, 2, 1), [[1.0]], 3.0),
+        pytest.param((5, 5, 5), np.diag([1.0, 0.8, 0.6, 0.4, 0.2]), 2.0, marks=pytest.mark.slow),
+        pytest.param((1, 2, 2, 1), [[1.0]], 3.0, marks=pytest.mark.slow),
         ((2, 3, 1, 3, 2), np.diag([1.5, 0.5]), 4 * 1.5**1.5),
         ((3, 2), np.ones((2, 3)), 1.0),
     ],
@@ -77,6 +77,7 @@ def test_digits(scale, sharpness, step_size):
     assert_attained(network, critical)
 
 
+@pytest.mark.slow  # test_semidefinite has brackets of random networks by default
 @settings(max_examples=12, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 4), st.data())
 def test_the_bracket_closes_without_a_bottleneck(seed, depth, data):
@@ -96,7 +97,10 @@ def minima_of(network, seed):
     return network.ravel(layers)
 
 
-@pytest.mark.parametrize("widths", [(3, 3, 2), (2, 4, 3, 2), (3, 3, 3, 3), (2, 2, 3, 2, 2)])
+@pytest.mark.parametrize(
+    "widths",
+    [(3, 3, 2), (2, 4, 3, 2), *(pytest.param(w, marks=pytest.mark.slow) for w in ((3, 3, 3, 3), (2, 2, 3, 2, 2)))],
+)
 def test_no_minimum_is_flatter_than_the_lower_bound(widths):
     network = random_network(11, widths, spread=2)
     lower = critical_step_size(network).min_sharpness.lower

@@ -101,7 +101,7 @@ def test_closed_forms_at_the_flattest_minimum_of_a_network(make, closed_form):
 
 
 @pytest.mark.parametrize(("make", "closed_form"), CLOSED_FORMS)
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_closed_forms_at_a_minimum_that_is_not_quadratic(make, closed_form, seed):
     loss, centre, hessian = random_loss(seed)
     exact = closed_form(0.9) / np.linalg.eigvalsh(hessian)[-1]
@@ -199,14 +199,19 @@ def test_heavy_ball_without_friction_is_only_neutrally_stable():
     assert "neutrally stable" in threshold.method
 
 
-@pytest.mark.parametrize(("make", "closed_form"), CLOSED_FORMS)
+@pytest.mark.parametrize(
+    ("make", "closed_form"),
+    [CLOSED_FORMS[0], *(pytest.param(*case, marks=pytest.mark.slow) for case in CLOSED_FORMS[1:])],
+)
 def test_unverified_minima(make, closed_form):
     loss, centre, hessian = random_loss(0)
     threshold = local_threshold(make(loss, 0.9), centre, verify=False)
     assert encloses(threshold, closed_form(0.9) / np.linalg.eigvalsh(hessian)[-1])
 
 
-@pytest.mark.parametrize(("make", "closed_form"), CLOSED_FORMS[:2])
+@pytest.mark.parametrize(
+    ("make", "closed_form"), [CLOSED_FORMS[0], pytest.param(*CLOSED_FORMS[1], marks=pytest.mark.slow)]
+)
 def test_matrix_free(make, closed_form, monkeypatch):
     rng = np.random.default_rng(0)
     scales = np.concatenate([np.zeros(20), rng.uniform(0.05, 1, 80), [2.5]])

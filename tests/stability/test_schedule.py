@@ -105,7 +105,12 @@ def test_directions_along_a_manifold_are_left_out():
             objective, optax.sgd, learning_rate=optax.linear_schedule(0.4, 0.0, 40), momentum=0.8
         ),
         lambda objective: Optimiser(objective, optax.adam, learning_rate=0.3, eps=0.5),
-        lambda objective: Optimiser(objective, optax.adam, learning_rate=0.3, b1=0.5, eps=0.1, frozen={"nu": 0.5}),
+        pytest.param(
+            lambda objective: Optimiser(
+                objective, optax.adam, learning_rate=0.3, b1=0.5, eps=0.1, frozen={"nu": 0.5}
+            ),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_optimisers_against_the_product_of_their_jacobians(make):
@@ -165,6 +170,10 @@ def test_wrong_arguments(two_factors):
         schedule_stability(two_factors, np.zeros(2), [0.1])
     with pytest.raises(TypeError, match="expected an objective"):
         schedule_stability(0.1, ORIGIN, [0.1])
+
+
+@pytest.mark.slow  # test_local_threshold has such optimisers by default
+def test_optimisers_without_a_verdict():
     scheduled = Optimiser(BOWL, optax.sgd, learning_rate=optax.linear_schedule(0.1, 0.0, 3))
     with pytest.raises(ValueError, match="leave out the argument schedule"):
         schedule_stability(scheduled, ORIGIN, [0.1])

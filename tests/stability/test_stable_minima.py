@@ -70,6 +70,7 @@ def test_a_bounded_piece_of_a_valley_wherever_it_lies(shift):
     assert found.attrs["farthest_stable_distance"] == pytest.approx(np.hypot(0.8, 0.16), rel=1e-2)
 
 
+@pytest.mark.slow
 def test_an_unbounded_line_from_the_origin():
     found = stable_minima(Function(lambda x: x[1] ** 2 / 2, 2), 0.5, [[0.0, 0.0]])
     assert found.attrs["bounded"] == "unbounded"
