@@ -3,10 +3,10 @@ import os
 # Before NumPy is imported: the threads of OpenBLAS in two workers at once fight for the processors.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-import numpy as np  # noqa: E402
-import pytest  # noqa: E402
+import numpy as np
+import pytest
 
-from gdmap import LinearNetwork  # noqa: E402
+from gdmap import LinearNetwork
 
 
 def random_network(seed: int, widths, samples: int = 40, spread: float = 1.0) -> LinearNetwork:

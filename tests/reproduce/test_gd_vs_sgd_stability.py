@@ -24,7 +24,6 @@ NAME = "gd-vs-sgd-stability"
 S = "SGD-stable band {}, s {}"
 
 # One worker: the reproduction is run once.
-pytestmark = pytest.mark.xdist_group("reproduce")
 
 
 @pytest.fixture(scope="module")

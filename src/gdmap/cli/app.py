@@ -8,10 +8,12 @@ from rich.console import Console
 from rich.markup import escape
 
 from gdmap import __version__
+from gdmap.cli.bifurcation import bifurcation
 from gdmap.cli.certify import certify
 from gdmap.cli.critical import critical
 from gdmap.cli.demo import demo
 from gdmap.cli.exponents import exponents
+from gdmap.cli.orbits import orbits
 from gdmap.cli.reproduce import reproduce
 from gdmap.cli.sweep import sweep
 from gdmap.sweeps import StoreError
@@ -46,6 +48,8 @@ app.command()(demo)
 app.command()(critical)
 app.command()(certify)
 app.command()(exponents)
+app.command()(orbits)
+app.command()(bifurcation)
 app.command()(sweep)
 app.command()(reproduce)
 

@@ -1,5 +1,6 @@
 """Orbits of maps: trajectories with what is measured along them; periodic orbits, found, refined and judged."""
 
+from gdmap.orbits.bifurcation_diagram import bifurcation_diagram
 from gdmap.orbits.branch import Branch
 from gdmap.orbits.branch_and_prune import AllCycles, CycleEnclosure, enclose_all_cycles
 from gdmap.orbits.cascade import Cascade, cascade
@@ -23,6 +24,7 @@ __all__ = [
     "NoOrbitError",
     "PeriodicOrbit",
     "PeriodicOrbits",
+    "bifurcation_diagram",
     "cascade",
     "continue_orbit",
     "enclose_all_cycles",

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from gdmap.reproduce import gd_vs_sgd_stability
+from gdmap.reproduce import gd_vs_sgd_stability, relu_bifurcation
 from gdmap.reproduce.report import Report
 
 Progress = Callable[[int, int], None]
@@ -40,6 +40,13 @@ REPRODUCTIONS = {
             gd_vs_sgd_stability.PAPER,
             gd_vs_sgd_stability.STATEMENTS,
             gd_vs_sgd_stability.run,
+        ),
+        Reproduction(
+            relu_bifurcation.NAME,
+            relu_bifurcation.TITLE,
+            relu_bifurcation.PAPER,
+            relu_bifurcation.STATEMENTS,
+            relu_bifurcation.run,
         ),
     )
 }

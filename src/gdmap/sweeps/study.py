@@ -195,6 +195,23 @@ def load_objective(reference: str, base: Path = Path()) -> AbstractObjective:
     FileNotFoundError, ValueError
         If there is no such file or name, or it is no objective.
     """
+    found = load_named(reference, AbstractObjective, base)
+    if not isinstance(found, AbstractObjective):
+        raise ValueError(
+            f"objective: {reference} is a {type(found).__name__}, not a gdmap objective: wrap the loss in "
+            "gdmap.Function(loss, dim) or gdmap.Objective(loss, params)"
+        )
+    return found
+
+
+def load_named(reference: str, kinds: type | tuple[type, ...], base: Path = Path()) -> Any:
+    """What ``path/to/file.py:name`` names; a function without arguments is called unless it is of the ``kinds``.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If there is no such file or name, if either fails, or the function takes arguments.
+    """
     file, _, name = reference.partition(":")
     path = base / file
     if not name:
@@ -211,7 +228,7 @@ def load_objective(reference: str, base: Path = Path()) -> AbstractObjective:
     if not hasattr(module, name):
         raise ValueError(f"objective: {path} defines no {name!r}")
     found = getattr(module, name)
-    if not isinstance(found, AbstractObjective) and callable(found):
+    if not isinstance(found, kinds) and callable(found):
         if _needs_arguments(found):
             raise ValueError(
                 f"objective: {reference} takes arguments; it must be an objective, or a function without "
@@ -219,11 +236,6 @@ def load_objective(reference: str, base: Path = Path()) -> AbstractObjective:
             )
         with _failures_of(path):
             found = found()
-    if not isinstance(found, AbstractObjective):
-        raise ValueError(
-            f"objective: {reference} is a {type(found).__name__}, not a gdmap objective: wrap the loss in "
-            "gdmap.Function(loss, dim) or gdmap.Objective(loss, params)"
-        )
     return found
 
 
