@@ -1,4 +1,4 @@
-"""The examples about proofs and about SGD run, and say what they should."""
+"""The examples about proofs, about SGD and about cycles run, and say what they should."""
 
 import subprocess
 import sys
@@ -54,3 +54,27 @@ def test_sgd_on_digits(tmp_path):
     mu = next(line for line in report.splitlines() if line.startswith("mu at"))
     assert mu.split()[5] == rows[-1][1].split()[0]  # the batch of all samples is gradient descent
     assert {path.name for path in tmp_path.iterdir()} == {"minimum.npz", "sgd-on-digits.md", "sgd-on-digits.png"}
+
+
+@pytest.mark.slow
+def test_period_doubling_on_digits(tmp_path):
+    lines = run("period_doubling_on_digits.py", tmp_path).splitlines()
+    first, doubling, coefficient, branch, *rows = lines
+    assert first.startswith("502 parameters")
+    threshold = float(first.split("2 / sharpness = ")[1])
+    located, error = (float(word) for word in doubling.split("step size ")[1].split(" (")[0].split(" +- "))
+    assert abs(located - threshold) <= error and abs(located - threshold) < 1e-10
+    assert coefficient.count("supercritical") == 2
+    b, by_formula = (float(part.split(" +- ")[0].split()[-1]) for part in coefficient.split(";"))
+    assert b > 0 and b == pytest.approx(by_formula, rel=1e-6)
+    assert "followed from" in branch and "it reached the end of the bounds" in branch
+    cells = np.array([[float(cell.split()[0]) for cell in row.strip("| ").split(" | ")] for row in rows])
+    share, predicted, cycle, seen, distance, largest = cells.T
+    assert np.all(distance < 1e-9) and np.all(np.abs(seen - cycle) < 1e-6) and np.all(np.abs(largest) < 1)
+    above = share > 1
+    assert above.sum() == 4 and np.all(seen[~above] == 0)
+    # The square root law, with an error that vanishes at the doubling.
+    relative = cycle[above] / predicted[above] - 1
+    assert np.all(np.diff(relative) > 0) and 0 < relative[0] < 0.02 and relative[-1] < 0.1
+    names = {"period_doubling_on_digits.md", "period_doubling_on_digits.png"}
+    assert {path.name for path in tmp_path.iterdir()} == names

@@ -35,7 +35,11 @@ def exact(s, eta, p):
 
 @pytest.mark.parametrize(
     ("eta", "p", "s", "stable"),
-    [(0.15, 0.5, 8.0, True), (0.3, 0.58, 2.1, False), pytest.param(0.3, 0.58, 3.0, True, marks=pytest.mark.slow)],
+    [
+        (0.15, 0.5, 8.0, True),
+        pytest.param(0.3, 0.58, 2.1, False, marks=pytest.mark.slow),
+        pytest.param(0.3, 0.58, 3.0, True, marks=pytest.mark.slow),
+    ],
 )
 def test_toy_under_sgd_and_under_gd(eta, p, s, stable):
     # Each of the three is stable for one of the two and unstable for the other.
@@ -219,7 +223,10 @@ def given(value, lower, upper):
     return Exponent(value, lower, upper, "computed", "given")
 
 
-@pytest.mark.parametrize("factor", [1 - 1e-5, 1 + 1e-5, 0.75])
+@pytest.mark.parametrize(
+    "factor",
+    [1 - 1e-5, pytest.param(1 + 1e-5, marks=pytest.mark.slow), pytest.param(0.75, marks=pytest.mark.slow)],
+)
 def test_gradient_descent_near_the_threshold_and_with_slow_directions(factor):
     # The slow direction contracts by a factor 1 - 2e-5: no number of steps finds the exponent by turning.
     curvature = np.array([1.0, 1e-5])
@@ -231,6 +238,7 @@ def test_gradient_descent_near_the_threshold_and_with_slow_directions(factor):
     assert bool(result.agrees)
 
 
+@pytest.mark.slow
 def test_slow_lines_beside_fast_ones_are_measured_alone():
     curvature = np.array([[2.0, 1e-4], [0.1, 2e-4], [1.0, 1e-4]])
     result = escape_or_return(StochasticGradientDescent(lines(*curvature), 1.5), np.zeros(2), max_steps=200)
@@ -274,6 +282,7 @@ def test_a_step_too_short_to_be_seen_bounds_the_rate_from_above(off):
         assert float(wrong.growth_rate_z) < -4
 
 
+@pytest.mark.slow
 def test_equal_exponents_on_two_lines():
     curvature = np.array([[1.0, 0.1], [0.1, 1.0]])
     sgd = StochasticGradientDescent(lines(*curvature), 0.9)

@@ -21,6 +21,7 @@ from gdmap.objectives import AbstractObjective
 DOUBLE_WELL = Function(lambda x: (x[0] ** 2 - 1) ** 2 / 4, 1)
 # Golden values 1: L' = x (x - 1) makes gradient descent the logistic map with r = 1 + eta.
 LOGISTIC = Function(lambda x: x[0] ** 3 / 3 - x[0] ** 2 / 2, 1)
+slow = pytest.mark.slow
 
 
 def one(objective, step_size, start, max_steps=10_000):
@@ -92,10 +93,10 @@ def test_positive_definite_minimum():
     "loss",
     [
         lambda w: (w[0] * w[1] - 1) ** 2 / 2,
-        lambda w: (w @ w - 1) ** 2,
-        lambda w: 1e6 * (w[0] * w[1] - 1) ** 2,
+        pytest.param(lambda w: (w @ w - 1) ** 2, marks=slow),
+        pytest.param(lambda w: 1e6 * (w[0] * w[1] - 1) ** 2, marks=slow),
         lambda w: 1e-6 * (w[0] * w[1] - 1) ** 2 + 7.0,
-        lambda w: (w[0] - jnp.sin(w[1])) ** 2,
+        pytest.param(lambda w: (w[0] - jnp.sin(w[1])) ** 2, marks=slow),
     ],
 )
 def test_manifolds_of_minima_are_verified(loss):
@@ -113,10 +114,12 @@ def test_known_optimum():
     ("loss", "start"),
     [
         (lambda w: w[0] ** 4 / 4, [0.5]),  # flat minimum: convergence is algebraic
-        (lambda w: w[0] ** 4 / 4 + w[1] ** 2 / 2, [0.0, 0.5]),  # ... start on the other axis
-        (lambda w: jnp.exp(-w[0]) + w[1] ** 2, [25.0, 1.0]),  # a valley without a minimum
+        pytest.param(lambda w: w[0] ** 4 / 4 + w[1] ** 2 / 2, [0.0, 0.5], marks=slow),  # ... on the other axis
+        pytest.param(lambda w: jnp.exp(-w[0]) + w[1] ** 2, [25.0, 1.0], marks=slow),  # a valley without a minimum
         (lambda w: jnp.exp(-w[0]), [20.0]),
-        (lambda w: jnp.mean(jnp.logaddexp(0.0, -w[0] * jnp.array([1.0, 2.0]))), [3.0]),  # separable data
+        pytest.param(  # separable data
+            lambda w: jnp.mean(jnp.logaddexp(0.0, -w[0] * jnp.array([1.0, 2.0]))), [3.0], marks=slow
+        ),
         (lambda w: w[0] ** 3 / 3 + w[1] ** 2, [0.0, 1.0]),  # degenerate, no minimum
     ],
 )
@@ -127,6 +130,10 @@ def test_degenerate_or_missing_minima_are_undecided(loss, start):
 TAIL = Function(lambda w: w[0] ** 2 / 2 + jnp.exp(-w[1]), 2)
 STEP = Function(lambda w: w[0] ** 2 / 2 + jnp.tanh(w[1]), 2)
 SEPARABLE = Function(lambda w: jnp.mean(jnp.logaddexp(0.0, -jnp.array([[1.0, 0.2], [0.3, 1.0]]) @ w)), 2)
+SOFTPLUS = Function(lambda w: jnp.logaddexp(0.0, -w[0]), 1)
+SIGMOID = Function(lambda w: 1 / (1 + jnp.exp(-w[0])), 1)
+QUINTIC = Function(lambda w: w[0] ** 2 / 2 + w[1] ** 5, 2)
+SEXTIC = Function(lambda w: w[0] ** 2 / 2 - w[1] ** 6, 2)
 
 
 @pytest.mark.parametrize(
@@ -135,13 +142,13 @@ SEPARABLE = Function(lambda w: jnp.mean(jnp.logaddexp(0.0, -jnp.array([[1.0, 0.2
         *((TAIL, [1.0, y]) for y in (17.0, 22.0, 25.0, 30.0, 36.0, 60.0)),
         *((STEP, [1.0, y]) for y in (10.0, 13.0, 15.0, 18.0)),
         *((SEPARABLE, [x, y]) for x, y in ((10.0, 15.0), (13.0, 15.0), (15.0, 15.0), (20.0, 20.0))),
-        *((Function(lambda w: jnp.logaddexp(0.0, -w[0]), 1), [x]) for x in (20.0, 36.0, 40.0)),
-        *((Function(lambda w: 1 / (1 + jnp.exp(-w[0])), 1), [x]) for x in (-40.0, -36.0)),
-        (Function(lambda w: -jnp.exp(-(w @ w) / 2), 2), [9.0, 0.0]),
+        *((SOFTPLUS, [x]) for x in (20.0, 36.0, 40.0)),
+        *(pytest.param(SIGMOID, [x], marks=slow) for x in (-40.0, -36.0)),
+        pytest.param(Function(lambda w: -jnp.exp(-(w @ w) / 2), 2), [9.0, 0.0], marks=slow),
         (Function(lambda w: w[0] ** 2 / 2 + 1e-12 * w[1], 2), [0.5, 1.0]),
-        *((Function(lambda w: w[0] ** 2 / 2 + w[1] ** 5, 2), [1.0, y]) for y in (0.0, 1e-4, 1e-3)),
-        *((Function(lambda w: w[0] ** 2 / 2 - w[1] ** 6, 2), [1.0, y]) for y in (0.0, 1e-4, 1e-3)),
-        (Function(lambda w: w[0] ** 2 / 2 + w[1] ** 12, 2), [1.0, 0.0]),
+        *((QUINTIC, [1.0, y]) for y in (0.0, 1e-4, 1e-3)),
+        *(pytest.param(SEXTIC, [1.0, y], marks=slow) for y in (0.0, 1e-4, 1e-3)),
+        pytest.param(Function(lambda w: w[0] ** 2 / 2 + w[1] ** 12, 2), [1.0, 0.0], marks=slow),
     ],
 )
 def test_plateaus_tails_and_flat_directions_of_any_order_are_undecided(objective, start):
@@ -152,7 +159,7 @@ def test_plateaus_tails_and_flat_directions_of_any_order_are_undecided(objective
     ("loss", "eta", "start"),
     [
         (lambda w: 0.5e8 * w[0] ** 2 + w[1] ** 2, 1e-8, [1.0, 1.0]),
-        (lambda w: 0.5 * w[0] ** 2 + 1e-8 * w[1] ** 2, 1.0, [1.0, 1.0]),
+        pytest.param(lambda w: 0.5 * w[0] ** 2 + 1e-8 * w[1] ** 2, 1.0, [1.0, 1.0], marks=slow),
         (lambda w: 0.5 * w[0] ** 2 + 1e-12 * w[1] ** 2, 1.0, [1.0, 1.0]),
     ],
 )
@@ -167,7 +174,9 @@ def test_badly_conditioned_regression_is_not_finished_early():
     assert one(network, eta, [0.0, 0.0], 2000)[0] == "undecided"
 
 
-@pytest.mark.parametrize(("centre", "eta"), [(1e7, 0.01), (1e8, 0.5), (-3e6, 0.01)])
+@pytest.mark.parametrize(
+    ("centre", "eta"), [(1e7, 0.01), pytest.param(1e8, 0.5, marks=slow), pytest.param(-3e6, 0.01, marks=slow)]
+)
 def test_a_minimum_far_away_is_not_divergence(centre, eta):
     assert one(Function(lambda w: 0.5 * (w[0] - centre) ** 2, 1), eta, [0.0], 6000)[0] == "minimum"
 
@@ -183,7 +192,7 @@ def far_double_well(offset):
     return Function(lambda x: ((x[0] - offset) ** 2 - 1) ** 2 / 4, 1)
 
 
-@pytest.mark.parametrize("offset", [0.0, 1e3, 1e6])
+@pytest.mark.parametrize("offset", [pytest.param(0.0, marks=slow), pytest.param(1e3, marks=slow), 1e6])
 def test_fates_do_not_depend_on_the_origin(offset):
     objective = far_double_well(offset)
     assert one(objective, 1.1, [offset + 0.4], 20_000)[:3] == ("periodic", "cycle_confirmed", 2)
@@ -196,8 +205,8 @@ def test_fates_do_not_depend_on_the_origin(offset):
     ("loss", "eta", "start"),
     [
         (lambda x: -(x[0] ** 2) / 2 + x[0] ** 4 / 4, 5e-4, 1e-9),
-        (lambda x: 1e-8 * (x[0] ** 2 - 1) ** 2 / 4, 1.0, 1e-5),
-        (lambda x: (x[0] ** 2 - 1) ** 2 / 4, 0.1, 1e-30),
+        pytest.param(lambda x: 1e-8 * (x[0] ** 2 - 1) ** 2 / 4, 1.0, 1e-5, marks=slow),
+        (DOUBLE_WELL.f, 0.1, 1e-30),
     ],
 )
 def test_an_orbit_that_is_leaving_a_maximum_is_not_at_it(loss, eta, start):
@@ -205,12 +214,16 @@ def test_an_orbit_that_is_leaving_a_maximum_is_not_at_it(loss, eta, start):
     assert fate[:2] in (("undecided", "horizon_reached"), ("undecided", "near_unstable_orbit"))
 
 
+def hyperbolic(w):
+    return w[0] ** 2 - w[1] ** 2
+
+
 @pytest.mark.parametrize(
     ("loss", "start"),
     [
-        (lambda w: w[0] ** 2 - w[1] ** 2, [1.0, 0.0]),  # on the stable manifold
-        (lambda w: w[0] ** 2 - w[1] ** 2, [0.0, 0.0]),
-        (lambda w: -(w[0] ** 2), [0.0]),  # a maximum
+        (hyperbolic, [1.0, 0.0]),  # on the stable manifold
+        (hyperbolic, [0.0, 0.0]),
+        pytest.param(lambda w: -(w[0] ** 2), [0.0], marks=slow),  # a maximum
         (lambda w: (w[0] ** 2 - 1) ** 2, [0.0]),
     ],
 )
@@ -251,9 +264,12 @@ class Countdown(Map):
         return jnp.where(state[0] > 1, state - jnp.array([1.0, 0.0]), jnp.inf)
 
 
+COUNTDOWN = Countdown(Function(lambda w: w @ w, 2))
+
+
 @pytest.mark.parametrize("steps", [1, 2, 67, 68, 255, 256, 257, 600])
 def test_the_step_at_which_the_verdict_falls_is_exact(steps):
-    result = ensemble(Countdown(Function(lambda w: w @ w, 2)), np.array([[float(steps), 5.0]]))
+    result = ensemble(COUNTDOWN, np.array([[float(steps), 5.0]]))
     assert fate_names(result)[0] == "diverged"
     assert int(result.steps[0]) == steps
 
@@ -309,9 +325,9 @@ def test_single_precision_orbits_are_judged_in_double_precision():
     assert np.mean((fate_names(result) == "periodic") & (result.period == 2)) > 0.8
 
 
-def test_single_precision_starts_are_warned_about(two_factors):
+def test_single_precision_starts_are_warned_about():
     with pytest.warns(UserWarning, match="the starts are float32"):
-        ensemble(GradientDescent(two_factors, 0.1), np.ones((1, 2), np.float32), 50)
+        ensemble(GradientDescent(DOUBLE_WELL, 0.1), np.ones((1, 1), np.float32), 50)
 
 
 def test_per_sample_objectives_and_progress():

@@ -83,13 +83,17 @@ def test_band_that_is_stable_for_sgd_and_unstable_for_gd():
 
 
 def test_sgd_unstable_minima_are_left_where_gd_stays():
-    p = [0.58, 0.42]
-    sgd = StochasticGradientDescent(TOY, 0.3, probabilities=p)
+    sgd = StochasticGradientDescent(TOY, 0.3, probabilities=[0.58, 0.42])
     starts = near(2.1, 1e-3)
     by_gd = gdmap.ensemble(sgd.mean_map, starts)
     assert share(by_gd, "minimum") == 1
     assert share(gdmap.ensemble(sgd, starts), "minimum") == 0
+
+
+@pytest.mark.slow
+def test_gd_unstable_minima_are_left_where_sgd_stays():
     # At s = 3 the roles are exchanged; every limit lies in the band where lambda < 0.
+    sgd = StochasticGradientDescent(TOY, 0.3, probabilities=[0.58, 0.42])
     starts = near(3.0, 1e-3)
     result = gdmap.ensemble(sgd, starts)
     limits = np.sum(result.state.values**2, axis=1)[gdmap.fate_names(result) == "minimum"]
@@ -126,13 +130,16 @@ def test_rarely_drawn_samples_count():
     assert sampled_steps(never).samples.tolist() == [0, 2]
 
 
-def test_noise_keeps_a_trajectory_bounded_and_never_at_a_minimum():
+@pytest.mark.parametrize(
+    ("law", "max_steps"),
+    [({}, 4_000), pytest.param({"batch_size": 5, "shuffle": True}, 1_000, marks=pytest.mark.slow)],
+)
+def test_noise_keeps_a_trajectory_bounded_and_never_at_a_minimum(law, max_steps):
     loss, starts = noisy_least_squares(), normal_starts(64, 3)
-    for law, max_steps in (({}, 4_000), ({"batch_size": 5, "shuffle": True}, 1_000)):
-        result = gdmap.ensemble(StochasticGradientDescent(loss, 0.05, **law), starts, max_steps)
-        assert share(result, "minimum") == 0
-        assert share(result, "bounded") >= 0.9
-        assert names(result) <= {("bounded", "no_trend"), ("undecided", "horizon_reached")}
+    result = gdmap.ensemble(StochasticGradientDescent(loss, 0.05, **law), starts, max_steps)
+    assert share(result, "minimum") == 0
+    assert share(result, "bounded") >= 0.9
+    assert names(result) <= {("bounded", "no_trend"), ("undecided", "horizon_reached")}
 
 
 def test_tendencies_are_not_bounded():
@@ -157,13 +164,12 @@ def test_slow_convergence_to_an_interpolating_minimum_is_not_bounded():
     assert set(gdmap.fate_names(result)) == {"undecided"}
 
 
-def test_random_walks_are_not_bounded():
-    rng = np.random.default_rng(0)
-    for dim in (1, 30):
-        steps = rng.normal(size=(40, dim))
-        loss = gdmap.Objective(lambda w, x: x @ w, np.zeros(dim), data=(np.concatenate([steps, -steps]),))
-        result = gdmap.ensemble(StochasticGradientDescent(loss, 0.1), 100 * normal_starts(128, dim), 3_000)
-        assert share(result, "bounded") <= 0.01
+@pytest.mark.parametrize("dim", [1, pytest.param(30, marks=pytest.mark.slow)])
+def test_random_walks_are_not_bounded(dim):
+    steps = np.random.default_rng(0).normal(size=(40, dim))
+    loss = gdmap.Objective(lambda w, x: x @ w, np.zeros(dim), data=(np.concatenate([steps, -steps]),))
+    result = gdmap.ensemble(StochasticGradientDescent(loss, 0.1), 100 * normal_starts(128, dim), 3_000)
+    assert share(result, "bounded") <= 0.01
 
 
 @pytest.mark.slow
@@ -293,7 +299,11 @@ def test_sweeps_follow_random_maps(tmp_path):
     np.testing.assert_array_equal(whole.steps.sel(step_size=0.15), alone.steps)
     np.testing.assert_array_equal(whole.fate.sel(step_size=0.15), alone.fate)
     assert float(whole.fraction.sum("fate_name").min()) == pytest.approx(1)
-    # With one possible batch it is gradient descent.
+
+
+@pytest.mark.slow
+def test_with_one_possible_batch_it_is_gradient_descent():
+    starts = normal_starts(20, 2)
     full = gdmap.sweep(TOY, [0.1], starts, 500, map=lambda loss, eta: StochasticGradientDescent(loss, eta, 2))
     np.testing.assert_array_equal(full.steps, gdmap.sweep(TOY, [0.1], starts, 500).steps)
 

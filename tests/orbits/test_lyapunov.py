@@ -61,7 +61,7 @@ def test_independent_expansion():
     ("map_", "starts", "exact"),
     [
         (GradientDescent(CUBIC, 3.0), uniform(0.1, 1.2), np.log(2)),
-        (GradientDescent(WELL, 2.0), uniform(-1.2, 1.2), np.log(3)),
+        pytest.param(GradientDescent(WELL, 2.0), uniform(-1.2, 1.2), np.log(3), marks=pytest.mark.slow),
     ],
 )
 def test_growth_that_telescopes(map_, starts, exact):

@@ -55,14 +55,16 @@ def test_heavy_ball_on_a_cubic_loss_is_the_henon_map(beta):
     np.testing.assert_allclose(w[2:], 1 - a * w[1:-1] ** 2 - beta * w[:-2], atol=4e-14)
 
 
+def sign(x):
+    return jnp.sign(x[0])
+
+
 @pytest.mark.parametrize(("offset", "share"), [(-1e-3, 0.0), (1e-2, 1.0)])
 def test_the_attractors_of_the_two_wells_merge_in_a_crisis(offset, share):
     """At 3 sqrt 3 / 2 - 1: before it no orbit near a well ever changes sign, after it all do."""
     eta = 1.5 * np.sqrt(3) - 1 + offset
     starts = np.random.default_rng(0).uniform(0.6, 1.1, (2_000, 1))
-    seen = orbit_diagram(
-        GradientDescent(WELL, eta), [eta], starts, transient=0, samples=20_000, observable=lambda x: jnp.sign(x[0])
-    )
+    seen = orbit_diagram(GradientDescent(WELL, eta), [eta], starts, transient=0, samples=20_000, observable=sign)
     assert not seen.diverged.any()
     changes = (seen.observable < 0).any("sample").mean("start").item()
     assert changes == share
@@ -72,6 +74,16 @@ def test_beyond_two_everything_escapes():
     starts = np.random.default_rng(1).uniform(-1.4, 1.4, (200, 1))
     escaped = ensemble(GradientDescent(WELL, 2.05), starts, max_steps=20_000)
     assert set(fate_names(escaped)) == {"diverged"}
+
+
+SQUARE = 0.8
+
+
+def residual_of(x):
+    return x[0] ** 2 / 2 - SQUARE
+
+
+PHASE_RETRIEVAL = Function(lambda x: residual_of(x) ** 2 / 2, 1)
 
 
 @pytest.mark.parametrize(
@@ -86,9 +98,9 @@ def test_beyond_two_everything_escapes():
 )
 def test_the_phases_of_phase_retrieval(a, monotone, converged, diverged):
     """L = (x^2/2 - y)^2 / 2: the residual z = eta (x^2/2 - y) obeys z+ = z^3 + (a-2) z^2 + (1-2a) z, a = eta y."""
-    y = 0.8
+    y = SQUARE
     eta = a / y
-    loss = Function(lambda x: (x[0] ** 2 / 2 - y) ** 2 / 2, 1)
+    loss = PHASE_RETRIEVAL
     z = np.random.default_rng(2).uniform(-a, 2, 400)
     starts = np.sqrt(2 * (z / eta + y))[:, None]
     seen = orbit_diagram(
@@ -97,9 +109,9 @@ def test_the_phases_of_phase_retrieval(a, monotone, converged, diverged):
         starts,
         transient=0,
         samples=600,
-        observable=lambda x: eta * (x[0] ** 2 / 2 - y),
+        observable=residual_of,
     )
-    residual = seen.observable.isel(sweep=0, value=0).values
+    residual = eta * seen.observable.isel(sweep=0, value=0).values
     np.testing.assert_allclose(
         residual[:, 1],
         residual[:, 0] ** 3 + (a - 2) * residual[:, 0] ** 2 + (1 - 2 * a) * residual[:, 0],

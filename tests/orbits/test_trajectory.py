@@ -1,3 +1,5 @@
+import functools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -21,10 +23,12 @@ def module():
     return sys.modules[MODULE]
 
 
+@functools.cache
 def double_well():
     return Function(lambda x: (x[0] ** 2 - 1) ** 2 / 4, 1)
 
 
+@functools.cache
 def quartic(dim=6):
     matrix = np.random.default_rng(3).normal(size=(dim, dim))
     return Function(lambda w: jnp.sum((jnp.asarray(matrix, w.dtype) @ w) ** 2) / 2 + jnp.sum(w**4) / 4, dim)

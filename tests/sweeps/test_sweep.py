@@ -66,7 +66,9 @@ def test_wilson_intervals_by_formula(reference):
     np.testing.assert_allclose(reference.fraction_upper, np.clip(centre + half, 0, 1), atol=1e-12)
 
 
-@pytest.mark.parametrize("chunk_size", [pytest.param(1, marks=pytest.mark.slow), 17, 1000])
+@pytest.mark.parametrize(
+    "chunk_size", [pytest.param(1, marks=pytest.mark.slow), 17, pytest.param(1000, marks=pytest.mark.slow)]
+)
 def test_chunks_change_nothing(reference, chunk_size, tmp_path):
     if chunk_size == 1:
         found = sweep(NETWORK, STEP_SIZES, **ARGUMENTS, chunk_size=1)
@@ -250,6 +252,7 @@ def test_only_missing_chunks_are_computed(tmp_path, monkeypatch):
     assert len(calls) == 3 + 2
 
 
+@pytest.mark.slow  # a store that is broken off is resumed above by default
 def test_a_full_disk_is_reported_and_loses_nothing(reference, tmp_path):
     # A process that may not write files beyond a few hundred bytes meets the same failure as on a full disk.
     script = "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (600, 600))\n" + SCRIPT.replace(
