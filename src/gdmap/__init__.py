@@ -6,6 +6,7 @@ from typing import Any as _Any
 
 from gdmap import certify, data, plots
 from gdmap.bracket import Bracket
+from gdmap.continuation import Branch, Cascade, Event, bifurcation_diagram, cascade, continue_orbit, switch_branch
 from gdmap.ensembles import (
     Criteria,
     Fate,
@@ -45,21 +46,14 @@ from gdmap.minima import (
 )
 from gdmap.objectives import Function, LinearNetwork, Objective
 from gdmap.orbits import (
-    Branch,
-    Cascade,
-    Event,
     NoOrbitError,
     PeriodicOrbit,
     PeriodicOrbits,
-    bifurcation_diagram,
-    cascade,
-    continue_orbit,
     enclose_all_cycles,
     lyapunov_spectrum,
     orbit_at,
     orbit_diagram,
     periodic_orbits,
-    switch_branch,
     trajectory,
 )
 from gdmap.spectra import sharpness, spectral_density, spectrum

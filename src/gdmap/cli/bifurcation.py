@@ -16,11 +16,12 @@ from gdmap.cli.maps import Momentum, Target, load_target, map_of, with_number
 from gdmap.cli.options import Json, plain, print_json
 from gdmap.cli.orbits import in_options, refuse_file
 from gdmap.cli.tables import progress_bar
+from gdmap.continuation import bifurcation_diagram
+from gdmap.continuation.bifurcation_diagram import doubling_sequences, feigenbaum_ratios, stable_ranges
 from gdmap.flags import flag_names
 from gdmap.maps import Map
 from gdmap.objectives import AbstractObjective
-from gdmap.orbits import NoOrbitError, PeriodicOrbit, bifurcation_diagram, orbit_diagram, periodic_orbits
-from gdmap.orbits.bifurcation_diagram import doubling_sequences, feigenbaum_ratios, stable_ranges
+from gdmap.orbits import NoOrbitError, PeriodicOrbit, orbit_diagram, periodic_orbits
 from gdmap.plots import plot_bifurcation_diagram, plot_orbit_diagram
 
 # Exit statuses; 2 is a mistake in the input, as of every command.

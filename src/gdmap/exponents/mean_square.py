@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 from scipy.sparse.linalg import LinearOperator
-from threadpoolctl import threadpool_limits
 
 from gdmap.bracket import Bracket, Status
 from gdmap.exponents.interpolation import EPS, InterpolatingMinimum, interpolating_minimum
@@ -24,6 +23,7 @@ from gdmap.maps.batches import Batches
 from gdmap.maps.gradient_descent import checked_step_size
 from gdmap.objectives import AbstractObjective
 from gdmap.orbits.cycles import NULL
+from gdmap.spectra.dense import one_thread
 from gdmap.spectra.extreme import CONFIDENCE, Extremes, extreme_eigenvalues
 
 MULAYOFF = "Mulayoff & Michaeli, Exact mean square linear stability analysis for SGD, COLT 2024"
@@ -255,7 +255,7 @@ def _largest(r: int, image: Any) -> Extremes:
     operator: Any = LinearOperator(
         (space.dim, space.dim), matvec=lambda v: space.vector(image(space.matrix(v))), dtype=np.float64
     )
-    with threadpool_limits(1):  # rounding would depend on the number of threads
+    with one_thread():  # rounding would depend on the number of threads
         return extreme_eigenvalues(operator)
 
 

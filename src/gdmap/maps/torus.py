@@ -58,7 +58,7 @@ class Torus(Map):
                     "moving the state by it must move the image by whole periods"
                 )
 
-    @property
+    @property  # type: ignore[misc]
     def objective(self) -> AbstractObjective:  # type: ignore[override]
         """The objective of the map."""
         return self.map.objective

@@ -5,12 +5,11 @@ from typing import Literal, NamedTuple
 import numpy as np
 from scipy.linalg import eig
 from scipy.sparse.linalg import LinearOperator, eigs
-from threadpoolctl import threadpool_limits
 
 from gdmap.engines.xla import block_size, on_lanes
 from gdmap.maps import Family
 from gdmap.orbits.shooting import EPS, Linearised, Tangent, linearise, size_of
-from gdmap.spectra.dense import is_symmetric, multipliers
+from gdmap.spectra.dense import is_symmetric, multipliers, one_thread
 
 Stability = Literal["stable", "unstable", "marginal"]
 
@@ -43,7 +42,7 @@ class Verdict(NamedTuple):
 def return_jacobian(jacobians: np.ndarray) -> np.ndarray:
     """``DG^p`` at the first point: the product of the Jacobians, shape ``(d, d)``."""
     product = np.eye(jacobians.shape[1])
-    with threadpool_limits(1):
+    with one_thread():
         for jacobian in jacobians:
             product = jacobian @ product
     return product
@@ -64,7 +63,7 @@ def multipliers_of(
         moved = return_jacobian(linearise(family, parameter, points + step * direction).jacobians)
     slope = float(np.linalg.norm(moved - product)) / step * np.sqrt(points.size)
     uncertain = rounding + (slope * error if np.isfinite(slope) else np.inf)
-    with threadpool_limits(1):
+    with one_thread():
         if len(points) == 1 and is_symmetric(product):
             values = multipliers(product).astype(complex)
             return values, np.full(len(values), uncertain)
@@ -82,7 +81,7 @@ def rounding_of_product(jacobians: np.ndarray) -> float:
     and is carried on by the product of the factors after it.
     """
     before, after = [np.eye(jacobians.shape[1])], [np.eye(jacobians.shape[1])]
-    with threadpool_limits(1):
+    with one_thread():
         for jacobian in jacobians[:-1]:
             before.append(jacobian @ before[-1])
         for jacobian in jacobians[:0:-1]:

@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from gdmap.engines.precision import as_floating
 from gdmap.maps import ConstantFamily, Family, Map
@@ -12,6 +11,7 @@ from gdmap.orbits.cycles import Cycles, is_on_a_family
 from gdmap.orbits.kinks import find_kink
 from gdmap.orbits.multipliers import Stability, Verdict, leading_multipliers, multipliers_of, return_jacobian
 from gdmap.orbits.shooting import Refined, defect_of, images, refine_orbit, size_of
+from gdmap.spectra.dense import one_thread
 
 # A degenerate cycle must be known this well, relative to its size.
 DEGENERATE = 1e-3
@@ -242,7 +242,7 @@ def judged(map_: Map, family: Family, parameter: float, refined: Refined) -> Per
 def error_of_degenerate(refined: Refined) -> float:
     """How far the exact orbit may be where null directions are no family: rounding over the smallest value."""
     assert refined.linearised is not None
-    with threadpool_limits(1):
+    with one_thread():
         smallest = float(np.linalg.svd(refined.linearised.matrix(), compute_uv=False)[-1])
     noise = max(refined.defect, refined.linearised.noise(refined.points))
     return noise / smallest if smallest > 0 else np.inf
@@ -264,7 +264,7 @@ def verified_nullity(family: Family, parameter: float, points: np.ndarray, refin
     if not k or refined.linearised is None:
         return 0
     p, d = points.shape
-    with threadpool_limits(1):
+    with one_thread():
         null = np.linalg.svd(refined.linearised.matrix())[2][-k:].reshape(k, p, d)
         basis = np.linalg.qr(null[:, 0].T)[0].T
     state = points[:1]

@@ -15,11 +15,11 @@ import equinox as eqx
 import jax
 import numpy as np
 from scipy.sparse.linalg import LinearOperator, gmres
-from threadpoolctl import threadpool_limits
 
 from gdmap.engines.xla import block_size, on_lanes
 from gdmap.maps import Family
 from gdmap.orbits.cycles import rank_above_gap
+from gdmap.spectra.dense import one_thread
 
 # Beyond so many unknowns the equation is solved by GMRES with Jacobian-vector products.
 DENSE_LIMIT = 2_000
@@ -228,7 +228,7 @@ def solve(
 ) -> tuple[np.ndarray | None, int, float]:
     """The minimum-norm Newton correction, how many null directions it leaves out, the smallest value kept."""
     matrix = at.matrix()
-    with threadpool_limits(1):
+    with one_thread():
         U, values, Vt = np.linalg.svd(matrix)
     rank = rule(values) if nullity is None else len(values) - nullity
     if rank <= 0 or values[rank - 1] <= EPS * values[0]:

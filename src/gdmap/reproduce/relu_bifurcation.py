@@ -12,23 +12,18 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from gdmap.bracket import Bracket
+from gdmap.continuation import Branch, Cascade, Event, cascade, continue_orbit, switch_branch
 from gdmap.ensembles import Fate, ensemble, fate_names
 from gdmap.flags import flag_attributes
 from gdmap.maps import GradientDescent
 from gdmap.objectives import Objective
 from gdmap.orbits import (
-    Branch,
-    Cascade,
-    Event,
     NoOrbitError,
     PeriodicOrbit,
-    cascade,
-    continue_orbit,
     lyapunov_spectrum,
     orbit_at,
     orbit_diagram,
     periodic_orbits,
-    switch_branch,
     trajectory,
 )
 from gdmap.reproduce.gd_vs_sgd_stability import PAPER as PAPER

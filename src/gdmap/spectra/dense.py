@@ -1,12 +1,24 @@
 """Dense linear algebra on many small matrices: one thread for each, so that results do not depend on load."""
 
+import functools
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
+
+
+@functools.lru_cache(maxsize=1)
+def libraries() -> ThreadpoolController:
+    """The threaded libraries loaded in this process; finding them takes a millisecond, so once."""
+    return ThreadpoolController()
+
+
+def one_thread() -> Any:
+    """A context in which dense linear algebra runs in one thread, so results do not depend on their number."""
+    return libraries().limit(limits=1)
 
 
 def for_each(function: Callable[..., Any], *sequences: Iterable[Any]) -> list[Any]:
@@ -14,7 +26,7 @@ def for_each(function: Callable[..., Any], *sequences: Iterable[Any]) -> list[An
 
     Multithreaded BLAS may round differently with the number of threads; one thread a matrix is also faster.
     """
-    with threadpool_limits(1), ThreadPoolExecutor(os.cpu_count()) as pool:
+    with one_thread(), ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(function, *sequences))
 
 

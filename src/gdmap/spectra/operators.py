@@ -9,10 +9,10 @@ import equinox as eqx
 import jax
 import numpy as np
 from scipy.sparse.linalg import LinearOperator
-from threadpoolctl import threadpool_limits
 
 from gdmap.engines.precision import as_floating, float64, for_tracing, is_traced
 from gdmap.objectives import AbstractObjective
+from gdmap.spectra.dense import one_thread
 
 PROBE_TOLERANCE = {np.dtype(np.float32): 1e-3, np.dtype(np.float64): 1e-6}
 COLUMNS_AT_ONCE = 16
@@ -138,7 +138,7 @@ def blas_threads(operator: LinearOperator) -> AbstractContextManager[Any]:
     The threads of XLA and of BLAS otherwise wait for each other (products then took 1.6 times as long), and
     rounding would depend on the number of threads. Foreign operators may need BLAS themselves.
     """
-    return threadpool_limits(1) if isinstance(operator, HessianOperator) else nullcontext()
+    return one_thread() if isinstance(operator, HessianOperator) else nullcontext()
 
 
 def working_dtype(operator: LinearOperator) -> np.dtype:

@@ -13,12 +13,10 @@ import numpy as np
 from scipy.optimize import brentq
 
 from gdmap.bracket import Bracket
-from gdmap.maps import Map
-from gdmap.orbits.arclength import Curve, Point
-from gdmap.orbits.branch_points import located_branch_point
-from gdmap.orbits.event import Criticality, Event, Kind, Situation
-from gdmap.orbits.multipliers import multipliers_of, return_jacobian
-from gdmap.orbits.normal_forms import (
+from gdmap.continuation.arclength import Curve, Point
+from gdmap.continuation.branch_points import located_branch_point
+from gdmap.continuation.event import Criticality, Event, Kind, Situation
+from gdmap.continuation.normal_forms import (
     DRIFT,
     Form,
     Return,
@@ -28,6 +26,8 @@ from gdmap.orbits.normal_forms import (
     neimark_sacker_form,
     slope_of_multiplier,
 )
+from gdmap.maps import Map
+from gdmap.orbits.multipliers import multipliers_of, return_jacobian
 from gdmap.orbits.shooting import EPS
 
 # A multiplier is outside the unit circle if its modulus exceeds 1 by more than rounding.

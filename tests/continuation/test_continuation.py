@@ -6,9 +6,9 @@ import optax
 import pytest
 
 from gdmap import Function, GradientDescent, LinearNetwork, Objective, Optimiser
-from gdmap.orbits.continuation import continue_orbit
+from gdmap.continuation.follow import continue_orbit
+from gdmap.continuation.switching import switch_branch
 from gdmap.orbits.periodic_orbit import orbit_at
-from gdmap.orbits.switching import switch_branch
 
 CUBIC = Function(lambda x: x[0] ** 3 / 3 - x[0] / 4, 1)  # lam = 1 at the minimum 1/2
 WELL = Function(lambda x: (x[0] ** 2 - 1) ** 2 / 4, 1)

@@ -6,9 +6,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from gdmap.bracket import Bracket
+from gdmap.continuation.arclength import Curve
+from gdmap.continuation.normal_forms import DRIFT, Form
 from gdmap.maps import Map
-from gdmap.orbits.arclength import Curve
-from gdmap.orbits.normal_forms import DRIFT, Form
 
 Kind = Literal["fold", "period-doubling", "branch-point", "neimark-sacker"]
 Criticality = Literal["supercritical", "subcritical", "degenerate"]

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from gdmap import Function, GradientDescent
+from gdmap.continuation.follow import continue_orbit
+from gdmap.continuation.switching import switch_branch
 from gdmap.engines.precision import float64
-from gdmap.orbits.continuation import continue_orbit
 from gdmap.orbits.periodic_orbit import orbit_at
-from gdmap.orbits.switching import switch_branch
 from gdmap.stability import flip_coefficient
 
 

@@ -6,11 +6,11 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
+from gdmap.continuation.arclength import Curve, Point, as_large_a_step
+from gdmap.continuation.branch import Branch, End, concrete
+from gdmap.continuation.event import Event, Kind
+from gdmap.continuation.events import Located, between, described, events_between, hidden_events
 from gdmap.maps import Family, Map, family_along
-from gdmap.orbits.arclength import Curve, Point, as_large_a_step
-from gdmap.orbits.branch import Branch, End, concrete
-from gdmap.orbits.event import Event, Kind
-from gdmap.orbits.events import Located, between, described, events_between, hidden_events
 from gdmap.orbits.periodic_orbit import NoOrbitError, PeriodicOrbit, orbit_at
 from gdmap.orbits.shooting import DENSE_LIMIT
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from gdmap.continuation.branch import Branch
+from gdmap.continuation.event import Event
+from gdmap.continuation.follow import continue_orbit
+from gdmap.continuation.switching import switch_branch
 from gdmap.maps import Map, family_along
-from gdmap.orbits.branch import Branch
-from gdmap.orbits.continuation import continue_orbit
-from gdmap.orbits.event import Event
 from gdmap.orbits.find import Symmetry, images_under
 from gdmap.orbits.periodic_orbit import NoOrbitError, PeriodicOrbit
-from gdmap.orbits.switching import switch_branch
 
 # Orbits at one parameter value whose points are this close, relative to the size of the branch, are one orbit.
 SAME = 1e-6

@@ -17,12 +17,12 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import numpy as np
-from threadpoolctl import threadpool_limits
 
+from gdmap.continuation.arclength import CONVERGED, Curve, Point, factors, inverse_norm
 from gdmap.engines.xla import block_size, on_lanes
 from gdmap.maps import Family
-from gdmap.orbits.arclength import CONVERGED, Curve, Point, factors, inverse_norm
 from gdmap.orbits.shooting import EPS, is_finite
+from gdmap.spectra.dense import one_thread
 
 STEPS = 12
 # What is left of the unfolding, relative, at a true crossing.
@@ -61,11 +61,11 @@ def located_branch_point(curve: Curve, start: np.ndarray, near: Point) -> Branch
         if not is_finite(at):
             return None
         jacobian = curve.jacobian(at)
-        with threadpool_limits(1):
+        with one_thread():
             U, _, Vt = np.linalg.svd(jacobian)
         columns, rows = U[:, n - k - 1 :], Vt[n - k - 1 :]
         bordered = np.block([[jacobian, columns], [rows, np.zeros((k + 2, k + 1))]])
-        with threadpool_limits(1):
+        with one_thread():
             try:
                 inverse = np.linalg.inv(bordered)
             except np.linalg.LinAlgError:
@@ -94,7 +94,7 @@ def located_branch_point(curve: Curve, start: np.ndarray, near: Point) -> Branch
         if solved is None:
             return None
         defect = at.defect.ravel() / curve.state_scale
-        with threadpool_limits(1):
+        with one_thread():
             solution = np.linalg.solve(matrix, np.concatenate([-defect, np.zeros(k), -g]))
         correction, unfolding = solution[: n + 1], solution[n + 1 :]
         length = float(np.linalg.norm(correction))

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from gdmap import Function, GradientDescent
-from gdmap.orbits.cascade import cascade
+from gdmap.continuation.cascade import cascade
 from gdmap.orbits.periodic_orbit import orbit_at
 
 CUBIC = Function(lambda x: x[0] ** 3 / 3 - x[0] / 4, 1)  # lam = 1 at the minimum 1/2

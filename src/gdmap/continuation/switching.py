@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from gdmap.orbits.arclength import Curve, Point
-from gdmap.orbits.branch import Branch, concrete
-from gdmap.orbits.continuation import Controls, Trace, checked_bounds, checked_controls, joined, trace
-from gdmap.orbits.event import Event
+from gdmap.continuation.arclength import Curve, Point
+from gdmap.continuation.branch import Branch, concrete
+from gdmap.continuation.event import Event
+from gdmap.continuation.follow import Controls, Trace, checked_bounds, checked_controls, joined, trace
+from gdmap.continuation.normal_forms import DRIFT
 from gdmap.orbits.multipliers import return_jacobian
-from gdmap.orbits.normal_forms import DRIFT
 from gdmap.orbits.periodic_orbit import NoOrbitError, PeriodicOrbit, orbit_at
 from gdmap.spectra.dense import multipliers
 

@@ -7,13 +7,13 @@ from typing import Any, Literal
 import numpy as np
 
 from gdmap.bracket import Bracket
+from gdmap.continuation.branch import Branch
+from gdmap.continuation.event import Event
+from gdmap.continuation.follow import continue_orbit
+from gdmap.continuation.switching import switch_branch
 from gdmap.maps import Map
-from gdmap.orbits.branch import Branch
-from gdmap.orbits.continuation import continue_orbit
-from gdmap.orbits.event import Event
 from gdmap.orbits.periodic_orbit import NoOrbitError, PeriodicOrbit
 from gdmap.orbits.shooting import DENSE_LIMIT
-from gdmap.orbits.switching import switch_branch
 
 
 @dataclass(frozen=True, eq=False)

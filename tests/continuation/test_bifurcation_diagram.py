@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from gdmap import Function, GradientDescent, NoOrbitError, bifurcation_diagram, orbit_at
+from gdmap.continuation.bifurcation_diagram import doubling_sequences, feigenbaum_ratios, stable_ranges
 from gdmap.flags import flag_names
-from gdmap.orbits.bifurcation_diagram import doubling_sequences, feigenbaum_ratios, stable_ranges
 from tests.orbits.diagrams import FOLD, WELL, turning_diagram, two_cycles, well_diagram
 
 

@@ -15,12 +15,11 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.linalg import LinAlgError, lapack, lu_factor, lu_solve, null_space
-from threadpoolctl import threadpool_limits
 
 from gdmap.maps import Family
 from gdmap.orbits.multipliers import return_jacobian
 from gdmap.orbits.shooting import EPS, Linearised, is_finite, linearise
-from gdmap.spectra.dense import multipliers
+from gdmap.spectra.dense import multipliers, one_thread
 
 NEWTON_STEPS = 10
 CONVERGED = 1e-13
@@ -101,7 +100,7 @@ class Curve:
         """The multipliers across the family, largest modulus first."""
         product = return_jacobian(at.jacobians)
         _, across = self.across(right)
-        with threadpool_limits(1):
+        with one_thread():
             reduced = across.T @ product @ across if right.shape[1] else product
             return multipliers(reduced).astype(complex)
 
@@ -112,7 +111,7 @@ class Curve:
         if not is_finite(at):
             return "undefined"
         jacobian = self.jacobian(at)
-        with threadpool_limits(1):
+        with one_thread():
             U, values, Vt = np.linalg.svd(jacobian)
         n = len(values)
         if n - k - 1 >= 0 and values[n - k - 1] <= 1e-9 * values[0]:
@@ -144,7 +143,7 @@ class Curve:
             if solved is None:
                 return "singular Jacobian"
             rhs = np.concatenate([-defect, [-normal @ (u - guess)], -right.T @ (u - guess)])
-            with threadpool_limits(1):
+            with one_thread():
                 correction = lu_solve(solved, rhs)[: n + 1]
             length = float(np.linalg.norm(correction))
             if not np.isfinite(length) or length > 1e3:
@@ -183,7 +182,7 @@ class Curve:
             return "singular Jacobian"
         n, k = len(u) - 1, self.nullity
         borders = np.vstack([np.zeros((n, k + 1)), np.eye(k + 1)])  # rows: the equation, the normal, the family
-        with threadpool_limits(1):
+        with one_thread():
             null = lu_solve(solved, borders)
             cokernel = lu_solve(solved, borders[:, 1:], trans=1)[:n] if k else np.zeros((n, 0))
             basis = np.linalg.qr(null[: n + 1])[0]
@@ -228,7 +227,7 @@ def factors(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     if not np.all(np.isfinite(matrix)):
         return None
     try:
-        with threadpool_limits(1):
+        with one_thread():
             solved: tuple[np.ndarray, np.ndarray] = lu_factor(matrix, check_finite=False)
     except (LinAlgError, ValueError):
         return None

@@ -8,12 +8,12 @@ import numpy as np
 import xarray as xr
 
 from gdmap.bracket import Bracket
+from gdmap.continuation.branch import Branch
+from gdmap.continuation.branch_tree import BranchTree, grow
+from gdmap.continuation.cascade import ratio_of
+from gdmap.continuation.event import Criticality, Event, Kind
 from gdmap.engines.xla import block_size, on_lanes
 from gdmap.maps import Map, family_along
-from gdmap.orbits.branch import Branch
-from gdmap.orbits.branch_tree import BranchTree, grow
-from gdmap.orbits.cascade import ratio_of
-from gdmap.orbits.event import Criticality, Event, Kind
 from gdmap.orbits.find import PeriodicOrbits, Symmetry, checked_period, periodic_orbits
 from gdmap.orbits.periodic_orbit import NoOrbitError, PeriodicOrbit
 

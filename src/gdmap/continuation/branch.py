@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
+from gdmap.continuation.arclength import Curve
+from gdmap.continuation.event import Event
 from gdmap.maps import Family, Map
-from gdmap.orbits.arclength import Curve
-from gdmap.orbits.event import Event
 from gdmap.orbits.periodic_orbit import NoOrbitError, PeriodicOrbit, minimal_period, orbit_at
 from gdmap.orbits.shooting import refine_orbit
 
