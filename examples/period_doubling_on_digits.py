@@ -159,7 +159,7 @@ def draw(network, branch, cycles, doubling, flip, step_sizes, ends):
     right.plot(at, losses, ".-", color="C3", lw=1.5)
     right.plot(step_sizes, [[network.value(x) for x in states] for states in ends], "o", mfc="none", color="black")
     right.set(xlabel="step size", ylabel="loss at both points")
-    left.legend(frameon=False, fontsize="small", loc="center right")
+    left.legend(frameon=False, fontsize="small", loc="lower right", bbox_to_anchor=(1, 0.08))
     for axes in (left, right):
         axes.axvline(doubling.parameter, color="0.6", lw=0.8, ls=":")
     return figure

@@ -262,3 +262,47 @@ def test_orbits_do_not_depend_on_where_they_are_looked_for():
     ]
     np.testing.assert_allclose(*sets, rtol=1e-10)
     assert len(list(itertools.chain(*sets))) > 0
+
+
+def test_orbits_at_the_origin_are_found_once():
+    """There no length is given by the points themselves."""
+    bowl = Function(lambda x: 0.5 * x[0] ** 2 + 1.5 * x[1] ** 2 + 0.2 * x[0] * x[1], 2)
+    for map_ in (GradientDescent(bowl, 0.3), Optimiser(bowl, optax.sgd, learning_rate=0.1, momentum=0.5)):
+        (only,) = periodic_orbits(map_, 1, starts=8)
+        assert np.abs(only.points).max() < 1e-15 and only.stable
+    flat = orbit_at(GradientDescent(Function(lambda x: x[0] ** 4, 1), 0.1), [0.0])
+    assert flat.stability == "marginal" and flat.neutral_dimension == 0 and flat.error == np.inf
+    assert "degenerate" in flat.explain()
+
+
+def test_a_plateau_is_a_family_of_fixed_points_and_of_nothing_else():
+    dead = GradientDescent(Function(lambda t: (t[0] * jnp.maximum(t[1], 0) - 1) ** 2, 2), 0.1)
+    orbit = orbit_at(dead, [[1.0, -1.0], [1.0, -1.0]])
+    assert orbit.period == 1 and orbit.neutral_dimension == 2
+    assert not periodic_orbits(dead, 2, starts=8)
+
+
+def test_a_family_that_fills_the_states():
+    """Heavy ball with beta = 1 on a quadratic turns every state by the same angle."""
+    turn = Optimiser(
+        Function(lambda x: x[0] ** 2 / 2, 1), optax.sgd, learning_rate=2 - 2 * np.cos(2 * np.pi / 7), momentum=1.0
+    )
+    states = [np.array([1.0, 0.0])]
+    for _ in range(6):
+        states.append(turn.step(states[-1]))
+    orbit = orbit_at(turn, states)
+    assert orbit.period == 7 and orbit.neutral_dimension == 2
+
+
+def test_proved_counts_do_not_depend_on_step_size_or_symmetry():
+    """Fixed points of gradient descent are the critical points of the loss, here 15, 10 up to the symmetry."""
+    pytest.importorskip("flint")
+    loss = Function(lambda t: (t[0] ** 2 - 1) ** 2 / 4 * (1 + t[0] / 2) ** 2 + (t[1] ** 2 - 1) ** 2 / 4, 2)
+    mirror = [lambda s: s * np.array([1.0, -1.0])]
+    for eta in (0.05, 1e-6):
+        box = ((-3, -2), (3, 2))
+        every = periodic_orbits(GradientDescent(loss, eta), 1, region=box, complete=True)
+        once = periodic_orbits(GradientDescent(loss, eta), 1, region=box, complete=True, symmetries=mirror)
+        assert (len(every), len(once)) == (15, 10) and every.status == once.status == "proved"
+    with pytest.raises(ValueError, match="must commute with the map"):
+        periodic_orbits(GradientDescent(loss, 0.05), 1, symmetries=[lambda x: x + 1])

@@ -1,18 +1,22 @@
 import numpy as np
 import pytest
+import xarray as xr
 
 import gdmap
 from gdmap import GradientDescent, Objective
 from gdmap.bracket import Bracket
 from gdmap.reproduce import REPRODUCTIONS, gd_vs_sgd_stability, reproduce
 from gdmap.reproduce.gd_vs_sgd_stability import (
+    MINIMA,
     Band,
-    Case,
     bands,
+    curve,
     disjoint_claim,
+    found_along_the_curve,
     half,
     minimum,
     network,
+    one_case,
     regions,
     squared_norm,
     stability,
@@ -23,7 +27,22 @@ from gdmap.reproduce.gd_vs_sgd_stability import (
 NAME = "gd-vs-sgd-stability"
 S = "SGD-stable band {}, s {}"
 
-# One worker: the reproduction is run once.
+
+@pytest.fixture(scope="module")
+def panels():
+    """Both panels without the simulations, which take most of the time."""
+    objective = network()
+    t1 = curve(objective, MINIMA[0])
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(gd_vs_sgd_stability, "simulated", lambda *_: xr.Dataset())
+        return [
+            one_case(objective, t1, eta, np.array([p, 1 - p]), True, 0) for eta, p in gd_vs_sgd_stability.CASES
+        ]
+
+
+@pytest.fixture(scope="module")
+def along_the_curve(panels):
+    return [found_along_the_curve(network(), case) for case in panels]
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +50,14 @@ def report(tmp_path_factory):
     return reproduce(NAME, tmp_path_factory.mktemp("report"), quick=True)
 
 
-def test_the_bands_are_those_of_theory_6_4(report):
-    left, right = report.claims[0].found, report.claims[1].found
+@pytest.mark.slow
+def test_the_reproduction_reports_what_is_found_along_the_curve(report, along_the_curve):
+    for claim, found in zip(report.claims[:2], along_the_curve, strict=True):
+        assert {name: claim.found[name] for name in found} == found
+
+
+def test_the_bands_are_those_of_theory_6_4(along_the_curve):
+    left, right = along_the_curve
     expected = {
         "GD-stable band 1, s to": 3.777148,
         "GD-stable band 1, t1 to": 1.868334,
@@ -62,21 +87,22 @@ def test_the_bands_are_those_of_theory_6_4(report):
     assert sum("s from" in name or "s to" in name for name in right) == 3
 
 
-def test_the_ends_solve_the_closed_forms(report):
+def test_the_ends_solve_the_closed_forms(along_the_curve):
     """``mu`` and ``lambda`` of theory.md 3.4 vanish at the ends found on the general functions."""
-    for claim, (eta, p) in zip(report.claims[:2], gd_vs_sgd_stability.CASES, strict=True):
-        for name, bracket in claim.found.items():
+    for found, (eta, p) in zip(along_the_curve, gd_vs_sgd_stability.CASES, strict=True):
+        for name, bracket in found.items():
             if ", s " not in name:
                 continue
             a, b = 0.81 * bracket.value, 6.25 * bracket.value
             mu = np.log(abs(1 - eta * (p * a + (1 - p) * b)))
             lam = p * np.log(abs(1 - eta * a)) + (1 - p) * np.log(abs(1 - eta * b))
             assert abs(mu if name.startswith("GD") else lam) < 1e-11
-        for name, bracket in claim.found.items():
+        for name, bracket in found.items():
             if "closed form" in name:
                 assert bracket.value < 1e-12
 
 
+@pytest.mark.slow
 def test_what_the_paper_says_is_judged(report):
     left, right, criterion, coefficient = report.claims
     assert left.agrees == "corrected" and "second band" in left.conclusion and "6.66122" in left.conclusion
@@ -90,6 +116,7 @@ def test_what_the_paper_says_is_judged(report):
     assert coefficient.agrees == "corrected" and coefficient.found["coefficient"].value == pytest.approx(3.53)
 
 
+@pytest.mark.slow
 def test_simulations_show_both_orders(report):
     """SGD-stable and GD-unstable, and the reverse, by exponent and by simulation."""
     for case in (0, 1):
@@ -108,11 +135,10 @@ def test_simulations_show_both_orders(report):
         assert np.all(seen["share"][gd][sgd_only] == 0) and np.all(seen["share_lower"][sgd][sgd_only] > 0.3)
 
 
-def test_every_place_is_a_minimum_and_the_curve_reaches_far_enough(report):
+def test_every_place_is_a_minimum_and_the_curve_reaches_far_enough(panels):
     objective = network()
-    for case, (eta, _) in enumerate(gd_vs_sgd_stability.CASES):
-        chosen = report.data["case"].values == case
-        t1 = report.data["t1"].values[chosen]
+    for case, (eta, _) in zip(panels, gd_vs_sgd_stability.CASES, strict=True):
+        t1 = case.sets["t1"].values
         assert np.all(np.diff(t1) > 0)
         for t in t1[[0, 10, -1]]:
             np.testing.assert_allclose(objective.gradient(minimum(t)), 0, atol=1e-14)
@@ -120,15 +146,19 @@ def test_every_place_is_a_minimum_and_the_curve_reaches_far_enough(report):
         assert np.all(eta * ends > 2)
         # The curve is its own mirror image.
         for name in ("gd_exponent", "sgd_exponent"):
-            values = np.exp(report.data[name].values[chosen])
+            values = np.exp(case.sets[name].values)
             np.testing.assert_allclose(values, values[::-1], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_report_is_complete(report, tmp_path):
     text = report.markdown()
     assert "A quick run" in text and "![stable_sets](stable_sets.png)" in text
     assert text.count("## ") == 4 and "**Corrected.**" in text
     assert report.record()["claims"][1]["agrees"] == "yes"
+
+
+def test_unknown_reproductions():
     assert set(REPRODUCTIONS) >= {NAME}
     with pytest.raises(ValueError, match="no reproduction 'fig4': choose one of gd-vs-sgd-stability"):
         reproduce("fig4")
@@ -141,20 +171,24 @@ def at(value):
     return Bracket(value, value, value, "computed", "by hand")
 
 
-def made_up(report, gd, sgd):
-    data = report.data.isel(minimum=report.data["case"].values == 0)
-    return Case(0.15, np.array([0.5, 0.5]), gd, sgd, [], data.set_coords("t1"), data)
+def made_up(panels, gd, sgd):
+    return panels[0]._replace(gd_bands=gd, sgd_bands=sgd, poles=[])
 
 
-def test_other_bands_are_judged_otherwise(report):
+WIDE, NARROW, FAR = [Band(at(1 / 1.8), at(1.8))], [Band(at(1 / 1.4), at(1.4))], Band(at(2.5), at(3.0))
+
+
+def test_other_bands_are_judged_otherwise(panels):
     objective = network()
-    wide, narrow = [Band(at(1 / 1.8), at(1.8))], [Band(at(1 / 1.4), at(1.4))]
-    far = Band(at(2.5), at(3.0))
-    assert subset_claim(objective, made_up(report, wide, narrow)).agrees == "yes"
-    assert subset_claim(objective, made_up(report, wide, [*narrow, far])).agrees == "corrected"
-    assert subset_claim(objective, made_up(report, narrow, wide)).agrees == "no"
-    assert disjoint_claim(objective, made_up(report, narrow, [far])).agrees == "yes"
-    assert disjoint_claim(objective, made_up(report, wide, narrow)).agrees == "no"
+    assert subset_claim(objective, made_up(panels, WIDE, NARROW)).agrees == "yes"
+    assert subset_claim(objective, made_up(panels, NARROW, WIDE)).agrees == "no"
+    assert disjoint_claim(objective, made_up(panels, NARROW, [FAR])).agrees == "yes"
+    assert disjoint_claim(objective, made_up(panels, WIDE, NARROW)).agrees == "no"
+
+
+@pytest.mark.slow  # the share of runs that end in the second band is simulated
+def test_a_second_band_is_a_correction(panels):
+    assert subset_claim(network(), made_up(panels, WIDE, [*NARROW, FAR])).agrees == "corrected"
 
 
 def test_bands_and_regions():

@@ -238,7 +238,9 @@ def is_on_a_family(
     )
     stretch = np.array([np.abs(jacobian - np.eye(len(jacobian))).max() for jacobian in cycles.jacobian])
     kept = np.sum((moved.points[:, 0] - first) * directions, axis=1) >= 0.9 * shift
-    smallest = 1e-8 * stretch * shift
+    # Where M is the identity only rounding is left to compare with.
+    rounding = 64 * np.finfo(float).eps * (1 + stretch) * np.abs(cycles.points).max(axis=(1, 2))
+    smallest = 1e-8 * stretch * shift + rounding
     flat = np.linalg.norm(moved.defect, axis=1) <= smallest
     flat &= np.linalg.norm(cycles.defect, axis=1) <= smallest
     return moved.converged & kept & flat, moved.points[:, 0]

@@ -11,7 +11,7 @@ import numpy as np
 from gdmap.engines.random import drawn_starts
 from gdmap.engines.xla import block_size, on_lanes
 from gdmap.maps import ConstantFamily, Family, Map
-from gdmap.orbits.branch_and_prune import enclose_all_cycles
+from gdmap.orbits.branch_and_prune import CycleEnclosure, enclose_all_cycles
 from gdmap.orbits.multipliers import return_jacobian
 from gdmap.orbits.periodic_orbit import (
     NoOrbitError,
@@ -20,7 +20,7 @@ from gdmap.orbits.periodic_orbit import (
     judged,
     refined_to_minimal_period,
 )
-from gdmap.orbits.shooting import linearise
+from gdmap.orbits.shooting import FLOOR, Refined, linearise
 from gdmap.orbits.starts import initial_states
 
 Array = np.ndarray
@@ -36,6 +36,8 @@ STEPS, SOLVED = 80, 1e-9
 WINDOW, RECURRENCES = 2_048, 48
 # Orbits of one period are the same if their points are this close, relative to their size.
 SAME = 1e-7
+# Images of proved orbits under a symmetry are other proved orbits if they are this close, beyond their radii.
+SAME_IMAGE = 1e-12
 # Beyond this norm, relative to the start's, an orbit is taken to diverge.
 FAR = 1e8
 # Amplitudes, relative to the norm of the point, with which an orbit is doubled along its flip eigenvector.
@@ -90,7 +92,7 @@ class PeriodicOrbits(list[PeriodicOrbit]):
         what += "s" if self.period == 1 and not one else ""
         if self.complete:
             lines = [f"{len(self)} {what} in the box: proved, there are no others (interval branch and prune)."]
-        elif self.remark:
+        elif "boxes" in self.searched:
             lines = [f"{len(self)} {what} in the box by interval branch and prune."]
         else:
             lines = [f"{len(self)} {what} found by search; there may be others."]
@@ -185,8 +187,8 @@ def periodic_orbits(
     PeriodicOrbits
         A list of `PeriodicOrbit`, stable ones first, then by margin; ``.complete`` says whether it is proved to be
         all of them, ``.explain()`` what was tried. Each orbit has status *computed*. On a family (a manifold of
-        minima) different starts find different members: of those with equal losses, equally many multipliers 1
-        and equal stability one is returned.
+        minima) different starts find different members: of those with equal losses, equal neutral dimension and
+        equal stability one is returned.
 
     Raises
     ------
@@ -196,13 +198,52 @@ def periodic_orbits(
     map_ = checked_orbit_map(map)
     period = checked_period(period)
     box = None if region is None else checked_region(region, map_.state_dim)
+    for name, number, least in (("transient", transient, 0), ("seed", seed, 0), ("max_orbits", max_orbits, 1)):
+        whole = isinstance(number, (int, np.integer)) and not isinstance(number, bool)
+        if number is None and name == "max_orbits":
+            continue
+        if not whole or int(number or 0) < least:
+            raise ValueError(f"{name} must be an integer from {least}, got {number!r}")
+    states = initial_states(map_, starts, scale, seed)
+    symmetries = checked_symmetries(symmetries, map_, states)
     if complete:
         return all_orbits(map_, period, box, symmetries)
-    states = initial_states(map_, starts, scale, seed)
     family = ConstantFamily(map_)
     candidates, searched = search(family, map_, period, states, box, transient, seed)
-    found = distinct_orbits(map_, candidates, period, box, symmetries, searched, max_orbits)
+    found = distinct_orbits(
+        map_, candidates, period, box, symmetries, searched, max_orbits, length_of(states, box)
+    )
     return PeriodicOrbits(sorted_orbits(found), period, False, searched)
+
+
+def length_of(states: Array, box: tuple[Array, Array] | None) -> float:
+    """A length that matters: how far out the starts are, or how wide the box is."""
+    width = 0.0 if box is None else float((box[1] - box[0]).max()) / 2
+    return max(float(np.median(np.abs(states).max(axis=1))), width)
+
+
+def checked_symmetries(symmetries: Any, map_: Map, states: Array) -> tuple[Symmetry, ...]:
+    """The symmetries, or an error if one is no function of states that commutes with the map."""
+    if callable(symmetries) or not isinstance(symmetries, Sequence):
+        raise TypeError("symmetries must be a list of functions of a state, such as [lambda x: -x]")
+    for symmetry in symmetries:
+        if not callable(symmetry):
+            raise TypeError(f"a symmetry must be a function of a state, got {symmetry!r}")
+        for state in states[:4]:
+            image, there = np.asarray(map_.step(state)), np.asarray(symmetry(state), np.float64)
+            if there.shape != state.shape:
+                raise ValueError(
+                    f"a symmetry must map states to states: it made shape {there.shape} of {state.shape}"
+                )
+            one, other = np.asarray(map_.step(there)), np.asarray(symmetry(image), np.float64)
+            if np.all(np.isfinite(one)) and not np.allclose(
+                one, other, rtol=1e-6, atol=1e-9 * np.abs(state).max()
+            ):
+                raise ValueError(
+                    f"a symmetry must commute with the map, but at {state.tolist()} it gives {other.tolist()} "
+                    f"after the map, and {one.tolist()} before it"
+                )
+    return tuple(symmetries)
 
 
 def all_orbits(
@@ -213,13 +254,31 @@ def all_orbits(
         raise ValueError("complete=True needs region=(lower, upper), the box to be searched")
     enclosed = enclose_all_cycles(map_, period, *box)
     searched = {"boxes": enclosed.boxes, "unresolved": len(enclosed.unresolved), **NOTHING}
-    centres = [orbit.mid for orbit in enclosed.orbits]
-    found = distinct_orbits(map_, centres, period, None, symmetries, searched, None)
-    remark = ""
+    found, images = [], Known([], [])
+    for enclosure in enclosed.orbits:
+        radius, size = float(enclosure.rad.max()), float(np.abs(enclosure.mid).max())
+        if symmetries and find_same(images, enclosure.mid, 10 * radius + SAME_IMAGE * size) is not None:
+            continue
+        found.append(enclosed_orbit(map_, enclosure))
+        for image in images_under(symmetries, enclosure.mid, 10 * radius + SAME_IMAGE * size):
+            remember(images, image)
+    remarks = []
+    if symmetries:
+        remarks.append(f"Up to the symmetries given; without them there are {len(enclosed.orbits)}.")
+    outside = sum(not enclosure.inside for enclosure in enclosed.orbits)
+    if outside:
+        remarks.append(f"{outside} of them lie within rounding of the boundary of the box, on either side of it.")
     if not enclosed.complete:
-        remark = f"Not complete, so the count is a lower bound: {enclosed.reason}"
-    whole = enclosed.complete and (bool(symmetries) or len(found) == len(centres))
-    return PeriodicOrbits(sorted_orbits(found), period, whole, searched, remark)
+        remarks.append(f"Not complete, so the count is a lower bound: {enclosed.reason}")
+    return PeriodicOrbits(sorted_orbits(found), period, enclosed.complete, searched, " ".join(remarks))
+
+
+def enclosed_orbit(map_: Map, enclosure: CycleEnclosure) -> PeriodicOrbit:
+    """An orbit that was proved to exist, judged at the middle of its enclosure; nothing is left out or merged."""
+    family = ConstantFamily(map_)
+    at = linearise(family, 0.0, enclosure.mid)
+    error = float(np.linalg.norm(enclosure.rad))
+    return judged(map_, family, 0.0, Refined(enclosure.mid, at, float(np.linalg.norm(at.defect)), error, 0, ""))
 
 
 def checked_period(period: Any) -> int:
@@ -304,7 +363,7 @@ def search(
     points, defect = on_lanes(
         LevenbergMarquardt(family, period), (every,), block_size(8 * unknowns * (3 * unknowns + 8), largest=64)
     )
-    size = np.linalg.norm(points, axis=(1, 2)) + 1e-300
+    size = np.maximum(np.linalg.norm(points, axis=(1, 2)), FLOOR * length_of(states, box))
     solved = np.flatnonzero(np.isfinite(defect) & (defect <= SOLVED * size))
     return list(points[solved]), searched
 
@@ -340,7 +399,7 @@ def doubled(
     """Orbits of half the period gone round twice, displaced along eigenvectors to real multipliers below -1."""
     half = period // 2
     candidates, searched = search(family, map_, half, states[:16], box, transient, seed)
-    parents = distinct_orbits(map_, candidates, half, box, (), searched, 64)
+    parents = distinct_orbits(map_, candidates, half, box, (), searched, 64, length_of(states, box))
     seeds = []
     for parent in parents:
         jacobians = linearise(family, 0.0, parent.points).jacobians
@@ -400,7 +459,8 @@ class LevenbergMarquardt(eqx.Module):
         def unfinished(carry: Any) -> Any:
             points, defect, damping, steps = carry
             norm = jnp.linalg.norm(defect)
-            return (steps < STEPS) & (norm > 1e-13 * jnp.linalg.norm(points)) & (damping < 1e12)
+            least = 1e-13 * jnp.maximum(jnp.linalg.norm(points), FLOOR * size)
+            return (steps < STEPS) & (norm > least) & (damping < 1e12)
 
         start = (points, self.defect(points), jnp.asarray(0.1), jnp.zeros((), int))
         points, defect, _, _ = jax.lax.while_loop(unfinished, improve, start)
@@ -450,21 +510,23 @@ def distinct_orbits(
     symmetries: Sequence[Symmetry],
     searched: dict[str, int],
     max_orbits: int | None,
+    length: float,
 ) -> list[PeriodicOrbit]:
-    """The candidates refined, judged, of this minimal period, inside the box, each orbit once."""
+    """The candidates refined, judged, of this minimal period, inside the box, each orbit once.
+
+    ``length`` is a length that matters: orbits at the origin are compared on a thousandth of its scale.
+    """
     family = ConstantFamily(map_)
     tried, found_points = Known([], []), Known([], [])
     found: list[PeriodicOrbit] = []
-    # Orbits round the origin are compared on the scale of the others.
-    typical = float(np.median([np.abs(candidate).max() for candidate in candidates])) if len(candidates) else 0.0
     for candidate in candidates:
-        size = max(float(np.abs(candidate).max()), typical)
+        size = max(float(np.abs(candidate).max()), FLOOR * length)
         # The same solution reached from another seed.
         if find_same(tried, candidate, SAME * size) is not None:
             continue
         remember(tried, candidate)
         try:
-            refined = refined_to_minimal_period(family, 0.0, candidate)
+            refined = refined_to_minimal_period(family, 0.0, candidate, length)
             if len(refined.points) != period:
                 searched["shorter"] += 1
                 continue
@@ -477,7 +539,7 @@ def distinct_orbits(
             searched["degenerate"] += "degenerate" in str(problem)
             continue
         remember(found_points, orbit.points)
-        for image in images_under(symmetries, orbit.points):
+        for image in images_under(symmetries, orbit.points, close):
             remember(found_points, image)
         if not any(is_same_family(orbit, other) for other in found):
             found.append(orbit)
@@ -491,11 +553,14 @@ def is_inside(points: Array, box: tuple[Array, Array] | None) -> bool:
     return box is None or bool(np.all((points >= box[0]) & (points <= box[1])))
 
 
-def images_under(symmetries: Sequence[Symmetry], points: Array) -> list[Array]:
-    """The images of an orbit under the group that the symmetries generate (at most 1,000 of them)."""
+def images_under(symmetries: Sequence[Symmetry], points: Array, close: float | None = None) -> list[Array]:
+    """The images of an orbit under the group that the symmetries generate (at most 1,000 of them).
+
+    Images closer than ``close`` are one; by default a ten-millionth of the size.
+    """
     known = Known([], [])
     remember(known, points)
-    close = SAME * float(np.abs(points).max())
+    close = SAME * float(np.abs(points).max()) if close is None else close
     queue = [points]
     while queue and len(known.points) < 1_000:
         current = queue.pop()
@@ -512,9 +577,8 @@ def images_under(symmetries: Sequence[Symmetry], points: Array) -> list[Array]:
 
 
 def is_same_family(a: PeriodicOrbit, b: PeriodicOrbit) -> bool:
-    """Whether two orbits with multipliers 1 have the same losses and stability, and so count as one family."""
-    neutral = [int(np.sum(np.abs(orbit.multipliers - 1) <= 1e-5)) for orbit in (a, b)]
-    if not neutral[0] or neutral[0] != neutral[1] or a.stability != b.stability:
+    """Whether two orbits on families have the same losses and stability, and so count as one family."""
+    if not a.neutral_dimension or a.neutral_dimension != b.neutral_dimension or a.stability != b.stability:
         return False
     one, other = np.sort(a.losses), np.sort(b.losses)
     return bool(np.abs(one - other).max() <= 1e-6 * float(np.abs(one).max()) + 1e-24)

@@ -34,6 +34,8 @@ BLOCKS, FEWEST_BLOCKS = 256, 16
 # So many exponents are computed without being asked for by their number.
 ALL = 64
 CONTROL_STEPS = 256
+# Rounding in the growth of one step, in units in the last place of the longest vector.
+ROUNDING = 4.0
 # The two halves of a run disagree beyond so many standard errors of their difference.
 DRIFT = 4.0
 
@@ -158,7 +160,8 @@ def lyapunov_spectrum(
     smoothly conjugate maps, where the error falls like ``1 / steps`` and batch means would be far too wide: the
     covariance of the blocks is taken to be ``a I + b T``, ``T`` the second difference, with ``a`` and ``b`` from
     the data; blocks that are too short for that are merged. Where growth telescopes, errors are not normal but
-    have exponential tails. On a stable cycle the error is that of rounding and of an incomplete round.
+    have exponential tails. On a stable cycle the error is that of rounding (at least four units in the last place
+    of 1, or of ``e^{lambda_1}`` if larger, over ``e^{lambda_k}``) and of an incomplete round.
 
     *Beside it there is a bias* of order ``1 / steps`` (exactly at a threshold ``log(steps) / steps``) from the
     direction of the first vectors and from transients: exponents along a family of minima or cycles, exactly 0,
@@ -407,6 +410,7 @@ def widest(jaxpr: Any) -> int:
 def estimates(growth: np.ndarray, lengths: np.ndarray, confidence: float) -> dict[str, Any]:
     """The variables that come from the growth in the blocks, shape ``(starts, blocks, k)``."""
     exponent, error, run = means(growth, lengths)
+    error = np.maximum(error, rounding_of(exponent))
     half = student_t.ppf((1 + confidence) / 2, run.freedom).reshape(error.shape) * error
     drift = drifts(growth, lengths)
     running = np.cumsum(growth, axis=1) / np.cumsum(lengths)[:, None]
@@ -439,6 +443,18 @@ def means(growth: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return mean.reshape(starts, k), error.reshape(starts, k), run
 
 
+def rounding_of(exponent: np.ndarray) -> np.ndarray:
+    """What rounding, which on a cycle is the same in every round, may do to exponents, shape ``(starts, k)``.
+
+    A vector of length ``e^{lambda_k}`` is known after a step to units in the last place of the longest one, or of
+    1, from which ``DG = I - ...`` is often made. At most 4; 0 for ``-inf``.
+    """
+    longest = np.maximum(exponent.max(axis=1, keepdims=True), 0.0)
+    with np.errstate(invalid="ignore"):
+        share = np.exp(np.minimum(longest - exponent, -np.log(EPS)))
+    return np.where(np.isneginf(exponent), 0.0, ROUNDING * EPS * share)
+
+
 def drifts(growth: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """Second minus first half in standard errors of that difference; 0 where the growth is ``-inf``."""
     half = growth.shape[1] // 2
@@ -455,6 +471,7 @@ def drifts(growth: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 def volume(runner: Runner, flow: Flow, after: Flow, growth: np.ndarray, lengths: np.ndarray) -> dict[str, Any]:
     """The sum of all exponents, and its control by determinants along the first blocks."""
     total, error, _ = means(growth.sum(axis=2, keepdims=True), lengths)
+    error = np.maximum(error, rounding_of(means(growth, lengths)[0]).sum(axis=1, keepdims=True))
     counted = int(np.searchsorted(np.cumsum(lengths), CONTROL_STEPS)) + 1
     steps = int(lengths[:counted].sum())
     kernel = for_tracing(LogDeterminants(runner.step))

@@ -18,6 +18,8 @@ CLEARLY = 3.0
 NOISE_OF_PRODUCT = 4
 # Relative tolerance of Arnoldi's method.
 ARNOLDI_TOLERANCE = 1e-10
+# Up to this dimension the derivative over a long round is formed instead.
+SMALL = 64
 
 
 class Verdict(NamedTuple):
@@ -107,6 +109,14 @@ def leading_multipliers(
     The errors are the residuals ``|DG^p v - mu v|``: bounds where ``DG^p`` is normal, estimates otherwise.
     """
     d = points.shape[1]
+    if d <= SMALL:
+        product_ = return_jacobian(linearise(family, parameter, points).jacobians)
+        with one_thread():
+            values, left, right = eigen(product_)
+        condition = 1 / np.maximum(np.abs(np.sum(left.conj() * right, axis=0)), np.sqrt(EPS))
+        order = np.argsort(-np.abs(values), kind="stable")[:count]
+        rounding = NOISE_OF_PRODUCT * EPS * len(points) * float(np.linalg.norm(product_))
+        return values[order].astype(complex), (rounding * condition)[order]
     value, block = np.full(1, float(parameter)), block_size(128 * d, largest=16)
 
     def product(vector: np.ndarray) -> np.ndarray:
@@ -117,7 +127,7 @@ def leading_multipliers(
 
     operator = LinearOperator((d, d), matvec=product, dtype=np.float64)
     start = np.random.default_rng(0).standard_normal(d)
-    values, vectors = eigs(operator, k=min(count, d - 2), which="LM", v0=start, tol=ARNOLDI_TOLERANCE)
+    values, vectors = eigs(operator, k=count, which="LM", v0=start, tol=ARNOLDI_TOLERANCE)
     order = np.argsort(-np.abs(values), kind="stable")
     values, vectors = values[order], vectors[:, order]
     errors = [

@@ -97,7 +97,10 @@ class PeriodicOrbit:
     def explain(self) -> str:
         """The orbit in words."""
         name = "A fixed point" if self.period == 1 else f"A periodic orbit of minimal period {self.period}"
-        lines = [f"{name} of {self.map!r} (computed; within {self.error:.1e} of the exact one)."]
+        known = f"within {self.error:.1e} of the exact one"
+        if not np.isfinite(self.error):
+            known = "degenerate: how far the exact one may be is not known"
+        lines = [f"{name} of {self.map!r} (computed; {known})."]
         size = len(self.multipliers)
         shown = ", ".join(number(value) for value in self.multipliers[:6]) + (", ..." if size > 6 else "")
         largest = self.multiplier_errors.max(initial=0.0)
@@ -187,10 +190,10 @@ WHAT_TO_CHANGE = {
 }
 
 
-def refined_to_minimal_period(family: Family, parameter: float, guess: np.ndarray) -> Refined:
-    """`refine_orbit`, again on a shorter orbit while the points found repeat; `NoOrbitError` if it fails."""
+def refined_to_minimal_period(family: Family, parameter: float, guess: np.ndarray, length: float = 0.0) -> Refined:
+    """`refine_orbit`, again on a shorter orbit if the points found repeat; `NoOrbitError` if it fails."""
     with np.errstate(over="ignore", invalid="ignore"):
-        refined = refine_orbit(family, parameter, guess)
+        refined = refine_orbit(family, parameter, guess, length=length)
         if refined.failure:
             raise NoOrbitError(
                 f"no orbit of period {len(guess)} was found from this guess: {WHAT_TO_CHANGE[refined.failure]} "
@@ -198,9 +201,12 @@ def refined_to_minimal_period(family: Family, parameter: float, guess: np.ndarra
             )
         shorter = minimal_period(refined.points, refined.error)
         if shorter < len(guess):
-            again = refine_orbit(family, parameter, refined.points[:shorter])
-            if not again.failure:
-                return again
+            refined = refine_orbit(family, parameter, refined.points[:shorter], length=length)
+            if refined.failure:
+                raise NoOrbitError(
+                    f"the points found repeat after {shorter} steps, but no orbit of that period was found: "
+                    f"{WHAT_TO_CHANGE[refined.failure]} (cause: {refined.failure}; defect {refined.defect:.3g})"
+                )
     return refined
 
 
@@ -245,7 +251,9 @@ def error_of_degenerate(refined: Refined) -> float:
     with one_thread():
         smallest = float(np.linalg.svd(refined.linearised.matrix(), compute_uv=False)[-1])
     noise = max(refined.defect, refined.linearised.noise(refined.points))
-    return noise / smallest if smallest > 0 else np.inf
+    error = noise / smallest if smallest > 0 else np.inf
+    # Farther than that nothing was looked at.
+    return error if error <= float(np.linalg.norm(refined.points)) else np.inf
 
 
 def refuse_degenerate(points: np.ndarray, error: float) -> None:
@@ -272,7 +280,9 @@ def verified_nullity(family: Family, parameter: float, points: np.ndarray, refin
         state = images(family, parameter, state)
     product, defect = return_jacobian(refined.linearised.jacobians), state - points[0]
     one = Cycles(points[None], product[None], defect, np.zeros(1), np.ones(1, bool))
-    on_family, _ = is_on_a_family(family, np.array([parameter]), one, [basis], np.array([size_of(points)]))
+    # Of an orbit at the origin, found from nothing else, no length is known.
+    scale = max(size_of(points), refined.length) or 1e-3
+    on_family, _ = is_on_a_family(family, np.array([parameter]), one, [basis], np.array([scale]))
     return k if on_family[0] else 0
 
 

@@ -30,6 +30,8 @@ EPS = float(np.finfo(np.float64).eps)
 # Rounding of one evaluation of the map, in units of eps times what goes into it.
 NOISE = 16
 BACKTRACKS = 12
+# See `refine_orbit`.
+FLOOR = 1e-3
 GMRES_TOLERANCE = 1e-10
 
 
@@ -86,10 +88,11 @@ class Linearised(NamedTuple):
             matrix[i, :, (i + 1) % p] += np.eye(d)
         return matrix.reshape(p * d, p * d)
 
-    def noise(self, points: np.ndarray) -> float:
-        """A bound for the rounding error of the defect, in the Euclidean norm."""
+    def noise(self, points: np.ndarray, length: float = 0.0) -> float:
+        """A bound for the rounding error of the defect, in the Euclidean norm; ``length`` as in `refine_orbit`."""
         growth = 1 + np.abs(self.jacobians).sum(axis=2).max(initial=0.0)
-        return float(NOISE * EPS * growth * np.abs(points).max(initial=0.0) * np.sqrt(points.size))
+        largest = max(float(np.abs(points).max(initial=0.0)), length)
+        return float(NOISE * EPS * growth * largest * np.sqrt(points.size))
 
 
 def linearise(family: Family, parameter: float, points: np.ndarray) -> Linearised:
@@ -120,7 +123,7 @@ class Refined(NamedTuple):
     ``points`` has shape ``(p, d)``; ``defect`` is the norm of ``F`` there, ``error`` the estimated distance to the
     exact orbit (the last correction, plus what the rounding of ``F`` can move the zero by); ``nullity`` the number
     of null directions of ``DF`` left out of the corrections; ``failure`` is empty, or says what went wrong:
-    'guess', 'residual', 'singular Jacobian' or 'undefined'.
+    'guess', 'residual', 'singular Jacobian' or 'undefined'; ``length`` is where accuracy stops being relative.
     """
 
     points: np.ndarray
@@ -129,6 +132,7 @@ class Refined(NamedTuple):
     error: float
     nullity: int | None
     failure: str
+    length: float = 0.0
 
 
 def refine_orbit(
@@ -137,15 +141,19 @@ def refine_orbit(
     points: np.ndarray,
     nullity: int | None = None,
     steps: int = NEWTON_STEPS,
+    length: float = 0.0,
 ) -> Refined:
     """Newton's method with backtracking for the shooting equation from ``points``, shape ``(p, d)``.
 
-    With ``nullity`` given, so many of the smallest singular values of ``DF`` are left out of every correction;
-    otherwise those that a gap sets apart (none above `DENSE_LIMIT` unknowns).
+    ``length`` is a length that matters (of the starts): a thousandth of it, or of the guess, is where accuracy
+    stops being relative to the points themselves, which may lie at the origin. With ``nullity`` given, so many of
+    the smallest singular values of ``DF`` are left out of every correction; otherwise those that a gap sets apart
+    (none above `DENSE_LIMIT` unknowns).
     """
     points = np.array(points, dtype=np.float64)
+    floor = FLOOR * max(length, float(np.abs(points).max()))
     if points.size > DENSE_LIMIT:
-        return refine_large_orbit(family, parameter, points, steps)
+        return refine_large_orbit(family, parameter, points, steps, floor)
     at, skipped, smallest, last = linearise(family, parameter, points), 0, 0.0, np.inf
     if not is_finite(at):
         return Refined(points, None, np.inf, np.inf, None, "undefined")
@@ -154,9 +162,9 @@ def refine_orbit(
         correction, skipped, smallest = solve(at, nullity)
         if correction is None:
             return Refined(points, at, defect, np.inf, None, "singular Jacobian")
-        length, noise = float(np.linalg.norm(correction)), at.noise(points)
-        negligible = length <= CONVERGED * scale + NOISE * EPS * float(np.linalg.norm(points))
-        stalled = defect <= noise and (negligible or length > last / 4 or defect == 0)
+        size, noise = float(np.linalg.norm(correction)), at.noise(points, floor)
+        negligible = size <= CONVERGED * scale + NOISE * EPS * max(float(np.linalg.norm(points)), floor)
+        stalled = defect <= noise and (negligible or size > last / 4 or defect == 0)
         if negligible or stalled:
             moved = points + correction if negligible else points
             final = linearise(family, parameter, moved)
@@ -165,8 +173,8 @@ def refine_orbit(
             end = float(np.linalg.norm(final.defect))
             if end > max(noise, 1e-10 * scale):
                 return Refined(moved, final, end, np.inf, skipped, "residual")
-            error = min(length, CONVERGED * scale) + noise / smallest if smallest > 0 else np.inf
-            return Refined(moved, final, end, error, skipped, "")
+            error = min(size, CONVERGED * scale) + noise / smallest if smallest > 0 else np.inf
+            return Refined(moved, final, end, error, skipped, "", floor)
         share = 1.0
         for _ in range(BACKTRACKS):
             trial = points + share * correction
@@ -178,14 +186,14 @@ def refine_orbit(
         else:
             reason = "guess" if attempt < 3 else "residual"
             return Refined(points, at, defect, np.inf, skipped, reason)
-        points, last = trial, length
+        points, last = trial, size
         at = linearise(family, parameter, points)
         if not is_finite(at):
             return Refined(points, None, np.inf, np.inf, None, "undefined")
     return Refined(points, at, float(np.linalg.norm(at.defect)), np.inf, skipped, "residual")
 
 
-def refine_large_orbit(family: Family, parameter: float, points: np.ndarray, steps: int) -> Refined:
+def refine_large_orbit(family: Family, parameter: float, points: np.ndarray, steps: int, floor: float) -> Refined:
     """`refine_orbit` with GMRES on Jacobian-vector products."""
     p, d = points.shape
     values = np.full(p, float(parameter))
@@ -201,13 +209,18 @@ def refine_large_orbit(family: Family, parameter: float, points: np.ndarray, ste
             moved = on_lanes(Tangent(family), (values, points, vectors), block)
             return (np.roll(vectors, -1, axis=0) - moved).ravel()
 
+        rounding = NOISE * EPS * max(float(np.linalg.norm(points)), floor)
+        if norm == 0:
+            return Refined(points, None, norm, rounding, None, "")
         operator = LinearOperator((p * d, p * d), matvec=product, dtype=np.float64)
         solution, left = gmres(operator, -defect.ravel(), rtol=GMRES_TOLERANCE, restart=200, maxiter=10)
         correction = solution.reshape(p, d)
-        length = float(np.linalg.norm(correction))
-        if length <= CONVERGED * scale + NOISE * EPS * float(np.linalg.norm(points)):
+        size = float(np.linalg.norm(correction))
+        if norm <= rounding * np.sqrt(d):
+            return Refined(points, None, norm, np.inf if left else size, None, "")
+        if size <= CONVERGED * scale + rounding:
             failure = "singular Jacobian" if left else ""
-            return Refined(points, None, norm, length if not left else np.inf, None, failure)
+            return Refined(points, None, norm, size if not left else np.inf, None, failure)
         share = 1.0
         for _ in range(BACKTRACKS):
             value = defect_of(family, parameter, points + share * correction)
@@ -215,9 +228,6 @@ def refine_large_orbit(family: Family, parameter: float, points: np.ndarray, ste
                 break
             share /= 2
         else:
-            rounding = NOISE * EPS * np.linalg.norm(points) * np.sqrt(d)
-            if norm <= rounding and not left:
-                return Refined(points, None, norm, length, None, "")
             return Refined(points, None, norm, np.inf, None, "guess" if attempt < 3 else "residual")
         points = points + share * correction
     return Refined(points, None, norm, np.inf, None, "residual")
@@ -230,6 +240,9 @@ def solve(
     matrix = at.matrix()
     with one_thread():
         U, values, Vt = np.linalg.svd(matrix)
+    if values[0] <= NOISE * EPS:
+        # A plateau: every point is fixed, and known as it is.
+        return np.zeros_like(at.defect), len(values), 1.0
     rank = rule(values) if nullity is None else len(values) - nullity
     if rank <= 0 or values[rank - 1] <= EPS * values[0]:
         return None, len(values) - max(rank, 0), 0.0

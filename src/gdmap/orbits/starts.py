@@ -18,7 +18,8 @@ def initial_states(map_: Map, starts: Any, scale: float, seed: int) -> np.ndarra
     if isinstance(starts, (int, np.integer)) and not isinstance(starts, bool):
         if starts < 1:
             raise ValueError(f"starts must be at least 1, got {starts}")
-        if not (np.ndim(scale) == 0 and np.isfinite(scale) and scale > 0):
+        number = isinstance(scale, (int, float, np.integer, np.floating)) and not isinstance(scale, bool)
+        if not (number and np.isfinite(scale) and scale > 0):
             raise ValueError(f"scale must be a positive number, got {scale!r}")
         thetas = gaussian_starts(int(starts), dim, seed, float(scale))
     else:
