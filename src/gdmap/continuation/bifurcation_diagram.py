@@ -14,8 +14,9 @@ from gdmap.continuation.cascade import ratio_of
 from gdmap.continuation.event import Criticality, Event, Kind
 from gdmap.engines.xla import block_size, on_lanes
 from gdmap.maps import Map, family_along
-from gdmap.orbits.find import PeriodicOrbits, Symmetry, checked_period, periodic_orbits
+from gdmap.orbits.find import PeriodicOrbits, checked_period, periodic_orbits
 from gdmap.orbits.periodic_orbit import NoOrbitError, PeriodicOrbit
+from gdmap.orbits.symmetries import Symmetry
 
 STABILITIES = ("none", "stable", "unstable", "marginal")
 KINDS: tuple[str, ...] = get_args(Kind)

@@ -12,8 +12,8 @@ from gdmap.continuation.event import Event
 from gdmap.continuation.follow import continue_orbit
 from gdmap.continuation.switching import switch_branch
 from gdmap.maps import Map, family_along
-from gdmap.orbits.find import Symmetry, images_under
 from gdmap.orbits.periodic_orbit import NoOrbitError, PeriodicOrbit
+from gdmap.orbits.symmetries import Symmetry, images_under
 
 # Orbits at one parameter value whose points are this close, relative to the size of the branch, are one orbit.
 SAME = 1e-6
@@ -51,7 +51,7 @@ class BranchTree:
 
     def limb_through(self, value: float, points: np.ndarray) -> int | None:
         """The limb that an orbit, or its image under a symmetry, lies on."""
-        for image in [points, *images_under(self.symmetries, points)]:
+        for image in images_under(self.symmetries, points, SAME * float(np.abs(points).max())):
             for index, limb in enumerate(self.limbs):
                 if limb.branch.period == len(points) and lies_on(limb.branch, value, image):
                     return index
@@ -91,7 +91,7 @@ class BranchTree:
                 near = 10 * (event.error + other.error) + SAME * scale
                 if abs(other.parameter - event.parameter) <= near and any(
                     same_up_to_phase(image, other.points, 1e3 * SAME * size)
-                    for image in (event.points, *images_under(self.symmetries, event.points))
+                    for image in images_under(self.symmetries, event.points, SAME * size)
                 ):
                     return fork
         return None

@@ -23,6 +23,7 @@ from gdmap.minima.critical_points import (
 )
 from gdmap.orbits import refine_cycles
 from gdmap.orbits.cycles import Orbit, near_period, null_basis
+from gdmap.orbits.symmetries import Symmetry, checked_symmetries, images_under
 from gdmap.spectra.dense import for_each
 
 NO_ATTRACTOR = -1
@@ -40,10 +41,7 @@ NET, NEIGHBOURS = 128, 4
 # Of an aperiodic attractor an orbit of this length is kept. A shorter one is on it if its states are typically at
 # most so many times as far from the first as the states of that are from one another.
 CLOUD, GLIMPSE, CLOSE = 4096, 256, 4.0
-MAX_IMAGES = 64
 POINTS_KEPT = 256
-
-Symmetry = Callable[[Any], Any]
 
 
 class Orbits(NamedTuple):
@@ -355,18 +353,6 @@ def _is_near(points: np.ndarray, tree: cKDTree, spacing: float) -> bool:
     return bool(np.median(tree.query(points)[0]) <= CLOSE * spacing)
 
 
-def images_under(symmetries: Sequence[Symmetry], points: np.ndarray, slack: float = 0.0) -> list[np.ndarray]:
-    """``points`` and their images under products of the symmetries, each set once (up to `MAX_IMAGES`)."""
-    found = [points]
-    for image in found:
-        for number, symmetry in enumerate(symmetries):
-            moved = np.stack([_moved(symmetry, number, point) for point in image])
-            known = any(np.linalg.norm(moved[:1] - other, axis=1).min() <= slack for other in found)
-            if not known and len(found) < MAX_IMAGES:
-                found.append(moved)
-    return found
-
-
 def _same_cloud(cloud: np.ndarray, other: np.ndarray) -> bool:
     """Whether two sampled orbits fill the same set: neighbours in the other are as near as in the orbit itself."""
     for one, two in ((cloud, other), (other, cloud)):
@@ -388,38 +374,6 @@ def _spread(points: np.ndarray, number: int) -> list[int]:
         chosen.append(int(np.argmax(distance)))
         distance = np.minimum(distance, np.linalg.norm(points - points[chosen[-1]], axis=1))
     return chosen
-
-
-def _moved(symmetry: Symmetry, number: int, theta: np.ndarray) -> np.ndarray:
-    moved = np.asarray(symmetry(theta), dtype=np.float64)
-    if moved.shape != theta.shape or not np.all(np.isfinite(moved)):
-        raise ValueError(
-            f"symmetries[{number}] must map a parameter vector of shape {theta.shape} to one of the same shape, "
-            f"got {moved.shape} back"
-        )
-    return moved
-
-
-def checked_symmetries(symmetries: Any) -> tuple[Symmetry, ...]:
-    """The symmetries as functions; square matrices are made into functions.
-
-    Raises
-    ------
-    TypeError
-        For anything that is neither.
-    """
-    if callable(symmetries) or isinstance(symmetries, np.ndarray):
-        raise TypeError("symmetries must be a sequence of functions theta -> theta or matrices: put it in a list")
-    return tuple(_as_function(symmetry, number) for number, symmetry in enumerate(symmetries))
-
-
-def _as_function(symmetry: Any, number: int) -> Symmetry:
-    if callable(symmetry):
-        return symmetry
-    matrix = np.asarray(symmetry, dtype=np.float64)
-    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
-        raise TypeError(f"symmetries[{number}] must be a function theta -> theta or a square matrix")
-    return lambda theta: matrix @ np.asarray(theta)
 
 
 def checked_tolerance(tolerance: Any, name: str = "tolerance") -> float:

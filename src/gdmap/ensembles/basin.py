@@ -37,7 +37,6 @@ from gdmap.ensembles.attractors import (
     NO_ATTRACTOR,
     TOLERANCE,
     Registry,
-    checked_symmetries,
     checked_tolerance,
     described,
     extent,
@@ -48,6 +47,7 @@ from gdmap.ensembles.fates import Fate, Reason
 from gdmap.ensembles.iteration import Criteria, iterate_to_fate
 from gdmap.ensembles.verdicts import judge_cycles, judge_fixed_points
 from gdmap.maps import ConstantFamily, Map, RandomMap
+from gdmap.orbits.symmetries import checked_symmetries
 
 FIRST_ROUND = 32
 # Starts that end in one cell are judged by those farthest out in it; cells have this share of the diagonal of

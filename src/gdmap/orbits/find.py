@@ -1,6 +1,6 @@
 """Finding the periodic orbits of a map: seeds from orbits, the cascade and a box; then Newton's method."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -22,9 +22,9 @@ from gdmap.orbits.periodic_orbit import (
 )
 from gdmap.orbits.shooting import FLOOR, Refined, linearise
 from gdmap.orbits.starts import initial_states
+from gdmap.orbits.symmetries import Symmetry, check_commuting, checked_symmetries, images_under
 
 Array = np.ndarray
-Symmetry = Callable[[Any], Any]
 
 # Largest number of unknowns for which many seeds are solved side by side, dense.
 MANY = 160
@@ -171,8 +171,8 @@ def periodic_orbits(
         space, in up to 3 dimensions (needs the extra ``proofs``). Degenerate orbits and families cannot be told
         so: then the list is not ``complete`` and says how many boxes were left.
     symmetries
-        Functions ``state -> state`` that commute with the map, such as ``lambda x: -x``: orbits that they (and
-        their products with each other) map to each other are returned once. By default all are returned.
+        Functions ``state -> state`` that commute with the map, such as ``lambda x: -x``, or matrices:
+        orbits that they (and their products) map to each other are returned once. By default all are returned.
     scale
         Standard deviation of the starts.
     transient
@@ -205,7 +205,8 @@ def periodic_orbits(
         if not whole or int(number or 0) < least:
             raise ValueError(f"{name} must be an integer from {least}, got {number!r}")
     states = initial_states(map_, starts, scale, seed)
-    symmetries = checked_symmetries(symmetries, map_, states)
+    symmetries = checked_symmetries(symmetries)
+    check_commuting(symmetries, map_, states[:4])
     if complete:
         return all_orbits(map_, period, box, symmetries)
     family = ConstantFamily(map_)
@@ -222,30 +223,6 @@ def length_of(states: Array, box: tuple[Array, Array] | None) -> float:
     return max(float(np.median(np.abs(states).max(axis=1))), width)
 
 
-def checked_symmetries(symmetries: Any, map_: Map, states: Array) -> tuple[Symmetry, ...]:
-    """The symmetries, or an error if one is no function of states that commutes with the map."""
-    if callable(symmetries) or not isinstance(symmetries, Sequence):
-        raise TypeError("symmetries must be a list of functions of a state, such as [lambda x: -x]")
-    for symmetry in symmetries:
-        if not callable(symmetry):
-            raise TypeError(f"a symmetry must be a function of a state, got {symmetry!r}")
-        for state in states[:4]:
-            image, there = np.asarray(map_.step(state)), np.asarray(symmetry(state), np.float64)
-            if there.shape != state.shape:
-                raise ValueError(
-                    f"a symmetry must map states to states: it made shape {there.shape} of {state.shape}"
-                )
-            one, other = np.asarray(map_.step(there)), np.asarray(symmetry(image), np.float64)
-            if np.all(np.isfinite(one)) and not np.allclose(
-                one, other, rtol=1e-6, atol=1e-9 * np.abs(state).max()
-            ):
-                raise ValueError(
-                    f"a symmetry must commute with the map, but at {state.tolist()} it gives {other.tolist()} "
-                    f"after the map, and {one.tolist()} before it"
-                )
-    return tuple(symmetries)
-
-
 def all_orbits(
     map_: Map, period: int, box: tuple[Array, Array] | None, symmetries: Sequence[Symmetry]
 ) -> PeriodicOrbits:
@@ -260,7 +237,7 @@ def all_orbits(
         if symmetries and find_same(images, enclosure.mid, 10 * radius + SAME_IMAGE * size) is not None:
             continue
         found.append(enclosed_orbit(map_, enclosure))
-        for image in images_under(symmetries, enclosure.mid, 10 * radius + SAME_IMAGE * size):
+        for image in images_under(symmetries, enclosure.mid, 10 * radius + SAME_IMAGE * size)[1:]:
             remember(images, image)
     remarks = []
     if symmetries:
@@ -539,7 +516,7 @@ def distinct_orbits(
             searched["degenerate"] += "degenerate" in str(problem)
             continue
         remember(found_points, orbit.points)
-        for image in images_under(symmetries, orbit.points, close):
+        for image in images_under(symmetries, orbit.points, close)[1:]:
             remember(found_points, image)
         if not any(is_same_family(orbit, other) for other in found):
             found.append(orbit)
@@ -551,29 +528,6 @@ def distinct_orbits(
 def is_inside(points: Array, box: tuple[Array, Array] | None) -> bool:
     """Whether all points lie in the box."""
     return box is None or bool(np.all((points >= box[0]) & (points <= box[1])))
-
-
-def images_under(symmetries: Sequence[Symmetry], points: Array, close: float | None = None) -> list[Array]:
-    """The images of an orbit under the group that the symmetries generate (at most 1,000 of them).
-
-    Images closer than ``close`` are one; by default a ten-millionth of the size.
-    """
-    known = Known([], [])
-    remember(known, points)
-    close = SAME * float(np.abs(points).max()) if close is None else close
-    queue = [points]
-    while queue and len(known.points) < 1_000:
-        current = queue.pop()
-        for symmetry in symmetries:
-            image = np.stack([np.asarray(symmetry(point), np.float64) for point in current])
-            if image.shape != points.shape:
-                raise ValueError(
-                    f"a symmetry must map states to states: it made shape {image.shape[1:]} of {points.shape[1:]}"
-                )
-            if find_same(known, image, close) is None:
-                remember(known, image)
-                queue.append(image)
-    return known.points[1:]
 
 
 def is_same_family(a: PeriodicOrbit, b: PeriodicOrbit) -> bool:

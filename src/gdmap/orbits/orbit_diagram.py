@@ -159,11 +159,16 @@ class Record(eqx.Module):
         return recorded, last
 
 
+def block_of(record: Record, d: int) -> int:
+    """Lanes side by side: few where padding them would cost more than it saves."""
+    return block_size(8 * d * (record.samples + 8), largest=256 if d <= 16 else 8)
+
+
 def fresh(record: Record, grid: np.ndarray, states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The records of every value and start, each beginning at the start."""
     n, d = states.shape
     values, begun = np.repeat(grid, n), np.tile(states, (len(grid), 1))
-    block = block_size(8 * d * (record.samples + 8), largest=256)
+    block = block_of(record, d)
     recorded, last = on_lanes(record, (values, begun), block)
     recorded = recorded.reshape(len(grid), n, *recorded.shape[1:])
     return recorded, ~np.isfinite(last).all(axis=1).reshape(len(grid), n)
@@ -174,7 +179,7 @@ def carried(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The records where every value begins at the end of the one before, in rising or falling order."""
     n, d = states.shape
-    block = block_size(8 * d * (record.samples + 8), largest=256)
+    block = block_of(record, d)
     sequence = np.argsort(grid)[:: 1 if order == "up" else -1]
     results: list[Any] = [None] * len(grid)
     diverged = np.zeros((len(grid), n), bool)

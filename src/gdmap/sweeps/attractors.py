@@ -14,16 +14,14 @@ from gdmap.ensembles.attractors import (
     IDENTITY_ATTRIBUTES,
     NO_ATTRACTOR,
     TOLERANCE,
-    Symmetry,
     attractors,
-    checked_symmetries,
     checked_tolerance,
-    images_under,
 )
 from gdmap.ensembles.ensemble import annotate, checked_starts
 from gdmap.ensembles.fates import Fate
 from gdmap.flags import flag_attributes
 from gdmap.maps import Map, family_along
+from gdmap.orbits.symmetries import Symmetry, checked_symmetries, images_under
 
 ABSENT = -1
 THRESHOLD = 0.1
