@@ -306,3 +306,10 @@ def test_proved_counts_do_not_depend_on_step_size_or_symmetry():
         assert (len(every), len(once)) == (15, 10) and every.status == once.status == "proved"
     with pytest.raises(ValueError, match="must commute with the map"):
         periodic_orbits(GradientDescent(loss, 0.05), 1, symmetries=[lambda x: x + 1])
+
+
+def test_many_seeds_in_a_dozen_dimensions():
+    """Several blocks of linear solves, which may not run side by side."""
+    coupled = Function(lambda x: jnp.sum((x**2 - 1) ** 2) / 4 + 0.1 * jnp.sum(x[1:] * x[:-1]), 12)
+    found = periodic_orbits(GradientDescent(coupled, 0.3), 2, starts=4)
+    assert not any(orbit.stable for orbit in found) and found.searched["seeds"] > 128

@@ -191,8 +191,8 @@ def on_lanes(
 ) -> Any:
     """``function`` (an Equinox module or a method of one, of a single lane) on every lane, in fixed blocks.
 
-    Programs with eigenvalue decompositions need ``threads=1``: two of them side by side can wait for each other
-    forever in XLA's thread pool.
+    Programs with linear algebra (eigenvalues, QR, linear solves) need ``threads=1``: two of them side by side can
+    wait for each other forever in XLA's thread pool.
     """
     batched = for_tracing(Batched(function))
     return in_blocks(lambda block_arrays: compiled(batched, block_arrays), lane_arrays, block, threads)

@@ -337,9 +337,9 @@ def search(
     if unknowns > MANY:
         defects = np.linalg.norm(every[:, 0] - np.asarray([map_.step(points[-1]) for points in every]), axis=1)
         return [every[i] for i in np.argsort(defects, kind="stable")[:ONE_BY_ONE]], searched
-    points, defect = on_lanes(
-        LevenbergMarquardt(family, period), (every,), block_size(8 * unknowns * (3 * unknowns + 8), largest=64)
-    )
+    # One thread: see `on_lanes` on programs with linear algebra.
+    block = block_size(8 * unknowns * (3 * unknowns + 8), largest=64)
+    points, defect = on_lanes(LevenbergMarquardt(family, period), (every,), block, threads=1)
     size = np.maximum(np.linalg.norm(points, axis=(1, 2)), FLOOR * length_of(states, box))
     solved = np.flatnonzero(np.isfinite(defect) & (defect <= SOLVED * size))
     return list(points[solved]), searched
