@@ -12,12 +12,14 @@ from gdmap import (
     Map,
     Objective,
     Optimiser,
+    Torus,
     critical_step_size,
     ensemble,
     fate_names,
     gaussian_starts,
     reason_names,
 )
+from gdmap.ensembles.aperiodic import _returns_as_on_a_torus
 from gdmap.objectives import AbstractObjective
 
 CUBIC = Function(lambda x: x[0] ** 3 / 3 - x[0] ** 2 / 2, 1)
@@ -48,6 +50,15 @@ def test_cubic_loss(step_size, fate, period):
     found, _, result = fates(GradientDescent(CUBIC, step_size), [[0.3], [0.5]])
     assert found == [fate] * 2
     assert list(result.period) == [period] * 2
+
+
+def test_a_chaotic_transient_is_not_chaos():
+    # Just beyond full chaos orbits leave after some 100,000 steps: the second within eight times the horizon.
+    map_ = GradientDescent(CUBIC, 3 + 1e-9)
+    found, reason, result = fates(map_, [[0.1], [0.2]])
+    assert (found, reason) == (["chaotic", "undecided"], ["positive_exponent", "horizon_reached"])
+    assert list(result.steps) == [10_000] * 2
+    assert fates(map_, [[0.2]], 100_000)[0] == ["diverged"]
 
 
 def test_the_verdict_leaves_steps_and_state_at_the_horizon():
@@ -103,6 +114,48 @@ def test_islands_of_the_standard_map(K):
     map_ = Optimiser(COSINE, optax.sgd, learning_rate=K, momentum=1.0)
     found, reason, _ = fates(map_, [[np.pi + 0.3], [np.pi + 1.0], [np.pi + 1.8]], 5000)
     assert found == ["quasiperiodic"] * 3 and set(reason) == {"regular_recurrence"}
+
+
+def test_winding_orbits_on_a_torus():
+    # Angles jump where they are taken modulo their period; the orbit does not.
+    circle = Torus(GradientDescent(Function(lambda x: jnp.cos(x[0]) / 3 - 0.618 * x[0], 1), 0.9), [2 * np.pi])
+    assert fates(circle, [[0.3], [2.0]], 1000)[0] == ["quasiperiodic"] * 2
+
+
+@pytest.mark.slow
+def test_winding_orbits_of_the_standard_map():
+    map_ = Torus(Optimiser(COSINE, optax.sgd, learning_rate=0.5, momentum=1.0), [2 * np.pi, np.inf])
+    assert fates(map_, [[1.7], [0.25]], 1000)[0][0] == "quasiperiodic"
+
+
+@pytest.mark.parametrize(
+    ("objective", "others"),
+    [
+        (CUBIC, []),
+        # Where the dimension does not exclude a torus.
+        pytest.param(
+            Function(lambda w: w[0] ** 3 / 3 - w[0] ** 2 / 2 + w[1] ** 2 / 4, 2), [1.0], marks=pytest.mark.slow
+        ),
+    ],
+)
+def test_a_cascade_of_period_doublings_has_no_torus(objective, others):
+    # A cycle of period 2048: averages agree and the exponent is nearly zero, as on a torus.
+    starts = [[x, *others] for x in (0.1, 0.3, 0.6)]
+    found, _, _ = fates(GradientDescent(objective, 3.569945671870944901842 - 1e-7 - 1), starts, 20_000)
+    assert set(found) <= {"periodic", "undecided"}
+
+
+def test_returns_on_tori_and_on_odometers():
+    time = np.arange(4096)
+    for frequencies in ([(np.sqrt(5) - 1) / 2], [np.e], [0.4999], [np.sqrt(2), np.sqrt(3)]):
+        angle = 2 * np.pi * np.outer(time, frequencies)
+        assert _returns_as_on_a_torus(
+            np.concatenate([np.cos(angle) + 0.3 * np.cos(2 * angle + 1), np.sin(angle)], 1)
+        )
+    for base in (1, 3, 5):
+        # An odometer: digits of the time, ever smaller in effect; the coarsest one of another base.
+        digits = time[:, None] // base // 2 ** np.arange(12) % 2
+        assert not _returns_as_on_a_torus((digits @ 2.5 ** -np.arange(12.0) + time % base)[:, None])
 
 
 class InvariantCircle(Map):

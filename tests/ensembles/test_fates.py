@@ -255,6 +255,30 @@ def test_an_update_that_is_not_a_number():
     assert (fate, reason, steps) == ("diverged", "update_undefined", 2)
 
 
+class Root(Map):
+    """Linear but for a root whose derivative is not finite at the fixed point, where Newton's method arrives."""
+
+    objective: AbstractObjective
+
+    def update(self, state):
+        return 0.5 * state + 0 * jnp.sqrt(jnp.abs(state))
+
+
+def test_where_there_is_no_derivative_nothing_is_decided():
+    result = ensemble(Root(Function(lambda x: x @ x, 1)), np.array([[1.0], [0.0]]), 600)
+    assert set(reason_names(result)) == {"not_differentiable"}
+    peaked = Function(lambda w: w[0] ** 2 + jnp.abs(w[1]) ** 1.5, 2)
+    assert one(peaked, 0.1, [1.0, 0.0], 600)[:2] == ("undecided", "not_differentiable")
+
+
+def test_a_neutral_family_of_two_cycles_is_periodic_however_the_kink_is_written():
+    # DG^2 is the identity: exactly, or up to rounding.
+    starts = np.linspace(-0.25, 0.25, 8)[:, None]
+    for modulus in (lambda x: jnp.abs(x[0]), lambda x: jnp.sqrt(x[0] ** 2)):
+        result = ensemble(GradientDescent(Function(modulus, 1), 0.3), starts, 600)
+        assert set(fate_names(result)) == {"periodic"} and set(result.period.values) == {2}
+
+
 class Countdown(Map):
     """Becomes infinite after exactly as many steps as the first component says."""
 

@@ -203,6 +203,19 @@ def test_many_parameters_without_a_jacobian():
     assert found.exponent.shape == (3,) and np.all(np.abs(found.exponent) < 1e-3)
 
 
+def test_intervals_on_minima_hold_the_exact_values():
+    # Rounding is the same in every step there: no scatter shows it.
+    found = lyapunov_spectrum(GradientDescent(TWO_FACTORS, 0.5), [1.3, 0.6], steps=500)
+    assert found.lower[0] < 0 < found.upper[0] and found.upper[0] < 1e-14
+    # The closer to a superstable minimum, the fewer digits 1 - eta has.
+    bowl = Function(lambda w: w @ w / 2, 2)
+    for step_size, width in ((0.7, 1e-13), (1 - 2**-30, 1e-5)):
+        found = lyapunov_spectrum(GradientDescent(bowl, step_size), np.ones(2), steps=500)
+        exact = np.log1p(-step_size)
+        assert np.all((found.lower < exact) & (exact < found.upper) & (found.upper - found.lower < width))
+        assert abs(found["sum"] - 2 * exact) <= 3 * found.sum_error
+
+
 def test_divergence():
     map_ = GradientDescent(BOWL, 9.0)
     with pytest.raises(ValueError, match=r"state after step 251 "):

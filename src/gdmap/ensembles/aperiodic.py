@@ -4,6 +4,7 @@ Each is followed further with one tangent vector, for the verdict alone. Nothing
 itself: a drift, a slow approach and a slow departure have small exponents too.
 """
 
+from copy import copy
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -21,8 +22,9 @@ from gdmap.ensembles.verdicts import (
     Verdicts,
     in_double,
     radius_off_one,
+    without_rounding,
 )
-from gdmap.maps import Family
+from gdmap.maps import Family, Torus
 from gdmap.minima.critical_points import DENSE_LIMIT
 from gdmap.orbits import is_on_a_family, refine_cycles
 from gdmap.orbits.cycles import Cycles, Orbit, null_basis
@@ -37,8 +39,9 @@ CHUNK = 1024
 # Windows, in chunks, each tried if the one before did not decide; GROUP trajectories at a time.
 WINDOWS, GROUP = (4, 16, 64), 64
 BLOCKS = 64
-# The extra run is at most so many times the horizon, but never less than the shortest window.
-MOST_OF_HORIZON = 8
+# The extra run is at most so many times the horizon, but never less than the shortest window; what is chaotic is
+# followed so far, FOLLOWED trajectories at a time.
+MOST_OF_HORIZON, FOLLOWED = 8, 16
 ERRORS = 4.0
 # In each half of the window a tangent vector must grow by exp(40) > 1e16: no departure from an unstable point or
 # cycle through rounding lasts so long.
@@ -54,6 +57,9 @@ AGREEMENT, SUBEXPONENTIAL = 1e-8, 2.0
 # An orbit that is back this close (as a share of its spread) after at most LONGEST steps is not called
 # quasiperiodic: it may be drifting.
 NEARLY_BACK, LONGEST = 1e-4, 64
+# On a torus the best return becomes worse when the time is doubled. In a cascade of period doublings (on a long
+# cycle, or the attractor at the end) it becomes better, by 2.5 each time: after two doublings by more than this.
+BETTER = 2.0
 # An attractor takes a displacement by this share of its spread back.
 DISPLACEMENT = 1e-8
 # A cycle nearby is looked for if the orbit nearly returns, and where its points are this near, as a share of the
@@ -100,6 +106,27 @@ class Examination(eqx.Module):
         return state, vector, Seen(points.swapaxes(0, 1), growth.swapaxes(0, 1))
 
 
+class Follow(eqx.Module):
+    """The states after so many steps, for a block of lanes; NaN if one on the way is not finite."""
+
+    step: Any
+
+    def __call__(self, parameter: Any, state: Any, steps: Any) -> Any:
+        """The last states, shape ``(lanes, dim)``."""
+
+        def go_on(carry: Any) -> Any:
+            state, done = carry
+            image = jax.vmap(self.step)(parameter, state)
+            inside = jnp.isfinite(state).all(axis=1) & jnp.isfinite(image).all(axis=1)
+            return jnp.where(inside[:, None], image, jnp.nan), done + 1
+
+        def unfinished(carry: Any) -> Any:
+            state, done = carry
+            return (done < steps) & jnp.any(jnp.isfinite(state))
+
+        return jax.lax.while_loop(unfinished, go_on, (state, jnp.zeros_like(steps)))[0]
+
+
 class Examined:
     """Trajectories under examination; `go_on` follows them for one more chunk."""
 
@@ -107,12 +134,15 @@ class Examined:
         lanes, dim = state.shape
         rng = np.random.default_rng(0)
         self.kernel = for_tracing(Examination(family.step))
+        self.follow = for_tracing(Follow(family.step))
         self.parameter, self.state = parameter, state
         vector = rng.standard_normal(dim)
         self.vector = np.broadcast_to(vector / np.linalg.norm(vector), (lanes, dim)).copy()
         self.projection = np.eye(dim) if dim <= SEEN else rng.standard_normal((SEEN, dim)) / np.sqrt(dim)
         direction = rng.standard_normal(dim)
         self.direction = direction / np.linalg.norm(direction)
+        map_ = family(parameter[0])
+        self.periods = map_.periods if isinstance(map_, Torus) and dim <= SEEN else np.full(dim, np.inf)
         self.block = block_size(8 * (12 * dim + CHUNK * (len(self.projection) + 1)), largest=GROUP)
 
     def go_on(self) -> Seen:
@@ -122,7 +152,16 @@ class Examined:
             (self.parameter, self.state, self.vector),
             self.block,
         )
-        return seen
+        return seen._replace(points=on_circles(seen.points, self.periods))
+
+    def skip(self, steps: int) -> None:
+        """Follow the states alone; tangent vectors stay what they are."""
+        count = np.asarray(steps, np.int64)
+        self.state = in_blocks(
+            lambda lanes: compiled(self.follow, (*lanes, count)),
+            (self.parameter, self.state),
+            block_size(64 * self.state.shape[1], largest=FOLLOWED),
+        )
 
     def displace(self, distance: np.ndarray) -> None:
         """Move every state by a distance of its own in one random direction."""
@@ -131,6 +170,12 @@ class Examined:
     def keep(self, lanes: np.ndarray) -> None:
         """Go on with some lanes only."""
         self.parameter, self.state, self.vector = self.parameter[lanes], self.state[lanes], self.vector[lanes]
+
+    def some(self, lanes: np.ndarray) -> "Examined":
+        """Some of the lanes, to be followed by themselves."""
+        part = copy(self)
+        part.keep(lanes)
+        return part
 
 
 def judge_aperiodic(
@@ -149,13 +194,21 @@ def judge_aperiodic(
     *Chaotic*: the top exponent is above zero by four standard errors (`long_run`, 64 blocks), in each half of the
     window a tangent vector grows by more than ``e^40``, centre and spread of the orbit are like those of the other
     half, and the means of growth, coordinates and their squares are the same within six standard errors: chaos on
-    a slow drift, which may end it, is undecided.
+    a slow drift, which may end it, is undecided. What is chaotic is followed for eight times the horizon; if it
+    leaves on the way, or in a last window no longer expands or lies elsewhere, it is undecided. A chaotic
+    transient that lasts longer than that is called chaotic.
 
     *Quasiperiodic*: in each half a tangent vector changes by no more than a factor ``e^2`` (a power of time);
     smooth weighted averages of the coordinates and of their squares over both halves agree to 1e-8 of the spread,
-    which chaos, drifts and spirals do not do; and the orbit does not nearly return within 64 steps, as one does
-    that drifts along a family of cycles. A spiral whose radius changes by less than about 1e-12 in one step would
-    pass.
+    which chaos, drifts and spirals do not do; the orbit does not nearly return within 64 steps, as one does that
+    drifts along a family of cycles, nor when the time of its best return is doubled again and again, up to a
+    quarter of the window; and that return does not become better by doubling its time, as it does in a cascade of
+    period doublings (on long cycles, and on the attractor at the end). On a line nothing is quasiperiodic, unless
+    the map is a `Torus`: a smooth map of a line has no invariant torus. A spiral whose radius changes by less than
+    about 1e-12 in one step would pass.
+
+    *Exactly at a fold* nothing is marginal: Newton's method does not find the cycle, and the orbit, which tends to
+    it or passes by, is undecided (most often ``CYCLE_NOT_CONFIRMED``).
     """
     verdicts = Verdicts.none(len(state), Reason.HORIZON_REACHED)
     parameter, state, start = in_double(parameter, state, start)
@@ -166,6 +219,16 @@ def judge_aperiodic(
             found = _judge_group(family, parameter[lanes], state[lanes], start[lanes], max_steps)
             verdicts.fill(lanes, found)
     return verdicts
+
+
+def on_circles(points: np.ndarray, periods: np.ndarray) -> np.ndarray:
+    """The points with every angle replaced by two coordinates on a circle, where it does not jump."""
+    angles = np.isfinite(periods)
+    if not angles.any():
+        return points
+    radius = periods[angles] / (2 * np.pi)
+    angle = points[..., angles] / radius
+    return np.concatenate([points[..., ~angles], radius * np.cos(angle), radius * np.sin(angle)], axis=-1)
 
 
 def is_straight(states: np.ndarray, step: np.ndarray, between: int) -> np.ndarray:
@@ -204,11 +267,17 @@ def _judge_group(
     if pending.size:
         examined.keep(pending)
         examined.displace(DISPLACEMENT * spread[pending])
-        _follow(verdicts, pending, examined, max_steps)
+        _follow(verdicts, pending, examined, max_steps, may_have_tori(family, parameter))
     return verdicts
 
 
-def _follow(verdicts: Verdicts, pending: np.ndarray, examined: Examined, max_steps: int) -> None:
+def may_have_tori(family: Family, parameter: np.ndarray) -> bool:
+    """Whether an orbit can be quasiperiodic at all: not on a line."""
+    map_ = family(parameter[0])
+    return map_.state_dim > 1 or isinstance(map_, Torus)
+
+
+def _follow(verdicts: Verdicts, pending: np.ndarray, examined: Examined, max_steps: int, tori: bool) -> None:
     """Fill in the verdicts of the pending lanes from longer and longer windows, in place."""
     examined.go_on()
     points: list[Any] = []
@@ -220,7 +289,13 @@ def _follow(verdicts: Verdicts, pending: np.ndarray, examined: Examined, max_ste
             seen = examined.go_on()
             points.append(seen.points)
             growth.append(seen.growth)
-        fate, reason, hopeless = _verdict_on(np.concatenate(points, axis=1), np.concatenate(growth, axis=1))
+        orbit = np.concatenate(points, axis=1)
+        fate, reason, hopeless = _verdict_on(orbit, np.concatenate(growth, axis=1), tori)
+        chaotic = np.flatnonzero(fate == Fate.CHAOTIC)
+        if chaotic.size:
+            rest = MOST_OF_HORIZON * max_steps - 2 * window * CHUNK
+            ends = chaotic[~_remains(examined.some(chaotic), orbit[chaotic], rest)]
+            fate[ends], hopeless[ends] = Fate.UNDECIDED, True
         decided = fate != Fate.UNDECIDED
         verdicts.fate[pending[decided]] = fate[decided]
         verdicts.reason[pending[decided]] = reason[decided]
@@ -234,7 +309,18 @@ def _follow(verdicts: Verdicts, pending: np.ndarray, examined: Examined, max_ste
         growth = [part[go_on] for part in growth]
 
 
-def _verdict_on(points: np.ndarray, growth: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _remains(examined: Examined, orbit: np.ndarray, steps: int) -> np.ndarray:
+    """Whether chaotic orbits, after so many steps more, still expand and are where they were."""
+    examined.skip(max(steps, 0))
+    seen = [examined.go_on() for _ in range(orbit.shape[1] // CHUNK)]
+    points = np.concatenate([part.points for part in seen], axis=1)
+    growth = np.concatenate([part.growth for part in seen], axis=1)
+    finite = np.isfinite(points).all(axis=(1, 2)) & np.isfinite(growth).all(axis=1)
+    both = np.where(finite[:, None, None], np.concatenate([orbit, points], axis=1), 0.0)
+    return finite & (growth.sum(axis=1) > 0) & _stationary(both, 3.0, 1.0)
+
+
+def _verdict_on(points: np.ndarray, growth: np.ndarray, tori: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Fates and reasons from one window, and for which lanes a longer one would not help."""
     lanes, window, _ = points.shape
     half = window // 2
@@ -246,10 +332,9 @@ def _verdict_on(points: np.ndarray, growth: np.ndarray) -> tuple[np.ndarray, np.
     alike = finite & _stationary(points, ALIKE, CENTRED)
     chaotic = alike & (run.mean > ERRORS * run.standard_error) & np.all(grown >= GROWTH, axis=1)
     chaotic[chaotic] = _is_steady(points[chaotic], growth[chaotic])
-    regular = alike & np.all(np.abs(grown) <= SUBEXPONENTIAL, axis=1)
-    regular[regular] = (_disagreement(points[regular]) <= AGREEMENT) & (
-        _nearest_return(points[regular], LONGEST) >= NEARLY_BACK
-    )
+    regular = tori & alike & np.all(np.abs(grown) <= SUBEXPONENTIAL, axis=1)
+    regular[regular] = _disagreement(points[regular]) <= AGREEMENT
+    regular[regular] = [_returns_as_on_a_torus(orbit) for orbit in points[regular]]
     fate = np.select([chaotic, regular], [Fate.CHAOTIC, Fate.QUASIPERIODIC], Fate.UNDECIDED).astype(np.int8)
     reason = np.select([chaotic, regular], [Reason.POSITIVE_EXPONENT, Reason.REGULAR_RECURRENCE]).astype(np.int8)
     shrinks = (run.mean < -ERRORS * run.standard_error) & (grown[:, 1] < -4 * SUBEXPONENTIAL)
@@ -305,10 +390,19 @@ def _disagreement(points: np.ndarray) -> np.ndarray:
     return np.abs(averages[:, 1] - averages[:, 0]).max(axis=1, initial=0.0)
 
 
-def _nearest_return(points: np.ndarray, longest: int) -> np.ndarray:
-    """The least over periods up to ``longest`` of the farthest the orbit is from where it was; over its spread."""
-    recent = points[:, -CHUNK // 2 :]
-    return _return_distances(recent, longest).min(axis=1) / _spread(recent)
+def _returns_as_on_a_torus(orbit: np.ndarray) -> bool:
+    """Whether an orbit, ``(steps, seen)``, is never nearly back, after `LONGEST` steps at most or the best such
+    time doubled again and again, up to a quarter of the steps, and is not nearer after two doublings.
+    """
+    recent = orbit[-CHUNK // 2 :]
+    scale = _spread(recent)
+    # The farthest that a point is from where it was.
+    short = _return_distances(recent[None], LONGEST)[0]
+    lags = [int(short.argmin()) + 1]
+    while 2 * lags[-1] <= len(orbit) // 4:
+        lags.append(2 * lags[-1])
+    doubled = [np.linalg.norm(recent - orbit[-CHUNK // 2 - lag : -lag], axis=1).max() for lag in lags]
+    return bool(min(short.min(), *doubled) >= NEARLY_BACK * scale and doubled[2] * BETTER >= doubled[0])
 
 
 def _return_distances(points: np.ndarray, longest: int) -> np.ndarray:
@@ -377,9 +471,10 @@ def _marginal_cycles(
     family: Family, parameter: np.ndarray, guess: np.ndarray, state: np.ndarray, period: int, way: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     lanes = len(state)
-    cycles = refine_cycles(family, parameter, guess, period, way)
+    cycles = without_rounding(refine_cycles(family, parameter, guess, period, way))
     size = np.maximum(cycles.diameter(), way)
-    good = cycles.converged & (np.linalg.norm(cycles.defect, axis=1) <= CYCLE_DEFECT * size)
+    good = cycles.converged & np.isfinite(cycles.jacobian).all(axis=(1, 2))
+    good &= np.linalg.norm(cycles.defect, axis=1) <= CYCLE_DEFECT * size
     near = np.zeros(lanes, bool)
     chosen = np.flatnonzero(good)
     if chosen.size:

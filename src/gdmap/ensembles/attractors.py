@@ -11,7 +11,7 @@ from scipy.stats import binomtest
 from gdmap.engines.xla import block_size, on_lanes
 from gdmap.ensembles.ensemble import checked_starts, ensemble
 from gdmap.ensembles.fates import Fate
-from gdmap.ensembles.verdicts import ParametersAt
+from gdmap.ensembles.verdicts import ParametersAt, without_rounding
 from gdmap.flags import flag_attributes
 from gdmap.maps import ConstantFamily, Map
 from gdmap.minima.critical_points import (
@@ -136,11 +136,13 @@ class Registry:
         length = travelled
         if period > 1:
             length = near_period(self.family, parameter, state, np.full(len(state), period))[1]
-        cycles = refine_cycles(self.family, parameter, state, period, length)
+        cycles = without_rounding(refine_cycles(self.family, parameter, state, period, length))
+        smooth = np.isfinite(cycles.jacobian).all(axis=(1, 2))
         states = np.where(cycles.converged[:, None, None], cycles.points, self.orbit(state, period))
-        neutral = np.array([len(basis) for basis in for_each(null_basis, cycles.jacobian)])
+        neutral = np.full(len(state), state.shape[1])
         # Where Newton's method fails at what was judged a minimum, nothing is known of its directions.
-        neutral[~cycles.converged] = state.shape[1]
+        known = cycles.converged & smooth
+        neutral[known] = [len(basis) for basis in for_each(null_basis, cycles.jacobian[known])]
         return Orbits(states, self._parameters_of(states), neutral)
 
     def _add(self, fate: int, period: int, states: np.ndarray, points: np.ndarray, neutral: int) -> int:

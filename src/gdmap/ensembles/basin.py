@@ -1,5 +1,6 @@
 """Basins of attraction: the fate and the attractor of every start on a plane."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -59,6 +60,8 @@ APERIODIC_AGE, PROBES, TAIL, OCCUPANCY, OCCUPANCY_ORBIT = 1024, 4, 32, 64, 2**17
 # Starts left at the horizon are judged one by one up to this number, otherwise by cells.
 LEFT = 1024
 MOST_BYTES = 6e9
+# A warning is given where the share of disagreeing pixels is larger, at the lower end of its interval.
+DOUBTFUL = 0.02
 
 
 class Pixels(NamedTuple):
@@ -191,6 +194,13 @@ def basin(
     picture.iterate()
     pixels = picture.pixels
     checks = _verified(picture, verify, seed, confidence)
+    if checks.get("error_rate_lower", 0.0) > DOUBTFUL:
+        warnings.warn(
+            f"{checks['disagreements']} of {checks['verified']} pixels checked have another fate or attractor in "
+            "the full ensemble (attrs error_rate): do not trust single pixels. More max_steps help where orbits "
+            "were still on their way; gdmap.ensemble with gdmap.attractors judges every start by itself",
+            stacklevel=2,
+        )
     identity, order = numbered(picture.registry, pixels.label)
 
     size = (len(y), len(x))

@@ -73,11 +73,14 @@ def ensemble(
     ``steps``, ``state`` and the rest stay those at the horizon. At most 1024 steps tell what may recur; that is
     given 2048 steps and windows of 4096, and if they do not decide 16,384 and 65,536 (at most eight times
     ``max_steps``), with one tangent vector. ``chaotic``: the top Lyapunov exponent is above zero by four standard
-    errors, tangent vectors grow by more than ``e^40`` in each half of the window, and the orbit
-    does not drift. ``quasiperiodic``: tangent vectors grow by no more than a power of time, and smooth
-    averages over both halves agree to 1e-8 of the spread, which drifts and spirals do not do. ``marginal``: at, or
-    approaching, a fixed point or cycle found by Newton's method, with a multiplier within three times its error of
-    the unit circle and none beyond. Above 1,000 dimensions nothing is called marginal.
+    errors, tangent vectors grow by more than ``e^40`` in each half of the window, the orbit does not drift, and
+    ``8 max_steps`` later it is still there and expands (a chaotic transient that lasts longer passes for chaos).
+    ``quasiperiodic``: tangent vectors grow by no more than a power of time, smooth averages over both halves agree
+    to 1e-8 of the spread, which drifts and spirals do not do, and returns do not become better as their time is
+    doubled, as in a cascade of period doublings (on a line, unless the map is a `Torus`, never). ``marginal``: at,
+    or approaching, a fixed point or cycle found by Newton's method, with a multiplier within three times its error
+    of the unit circle and none beyond. At a fold Newton's method finds no cycle, and the run stays undecided.
+    Above 1,000 dimensions nothing is called marginal.
 
     *Random maps.* ``minimum``: the gradient of every sample that can be drawn is rounding noise (each step
     shorter than ``step_tolerance`` times the way travelled, or than a few units in the last place of the state),

@@ -19,10 +19,12 @@ class Fate(IntEnum):
     could be shown, with the reason. ``BOUNDED`` (random maps only): at the horizon the trajectory has not
     converged, and over the second half neither its steps nor its distance from the start had a tendency left.
     Of runs that still move at the horizon, followed further for the verdict alone (`judge_aperiodic`):
-    ``CHAOTIC``, a top Lyapunov exponent above zero by four standard errors on an orbit that recurs;
+    ``CHAOTIC``, a top Lyapunov exponent above zero by four standard errors on an orbit that recurs (a chaotic
+    transient longer than eight times the horizon passes for chaos);
     ``QUASIPERIODIC``, positive evidence of motion on an invariant torus, not merely an exponent near zero;
     ``MARGINAL``, at (or on the way to) a fixed point or cycle exactly at a threshold, a multiplier within three
-    times its error of the unit circle (those along a family of minima or cycles do not count).
+    times its error of the unit circle (those along a family of minima or cycles do not count; exactly at a fold
+    the cycle is not found, and the run undecided).
     """
 
     UNDECIDED = 0
@@ -44,14 +46,15 @@ class Reason(IntEnum):
     divergence: ``NORM_KEEPS_GROWING``, ``OVERFLOW`` and ``UPDATE_UNDEFINED`` (not a number at a state of
     moderate size). Of chaos: ``POSITIVE_EXPONENT``. Of quasiperiodic orbits: ``REGULAR_RECURRENCE`` (tangent
     vectors grow by no more than a power of time, smooth averages over two stretches agree, no return within 64
-    steps). Of marginal ones: ``MARGINAL_MULTIPLIER``.
+    steps, nor ever better ones at ever doubled times). Of marginal ones: ``MARGINAL_MULTIPLIER``.
 
     Of undecided runs: ``HORIZON_REACHED`` (still moving: more steps may tell); ``SLOW_CONVERGENCE`` (steps are
     negligible, but no critical point is near enough); ``DEGENERATE_CRITICAL_POINT`` (Newton's method does not
     converge, or flat directions that are no manifold); ``CYCLE_NOT_CONFIRMED`` (the orbit recurs, but no cycle
     closes nearby, as on a slow drift along a family); ``MARGINAL_MULTIPLIER`` (a multiplier too close to the unit
     circle to call); ``NEAR_UNSTABLE_ORBIT`` (close to a point or cycle where the orbit cannot stay);
-    ``TOO_LARGE_TO_CONFIRM`` (more than 1,000 dimensions).
+    ``TOO_LARGE_TO_CONFIRM`` (more than 1,000 dimensions); ``NOT_DIFFERENTIABLE`` (at the point or cycle nearby the
+    map or the gradient has no finite derivative to judge by).
 
     Of random maps: ``INTERPOLATING_MINIMUM`` (above 1,000 dimensions: the gradient of every sample is rounding
     noise, and so is the loss of every sample), ``BEYOND_ESCAPE_RADIUS`` (of divergence), ``NO_TREND`` (of bounded
@@ -83,6 +86,7 @@ class Reason(IntEnum):
     STILL_GROWING = 20
     POSITIVE_EXPONENT = 21
     REGULAR_RECURRENCE = 22
+    NOT_DIFFERENTIABLE = 23
 
 
 def fate_names(dataset: xr.Dataset) -> np.ndarray:

@@ -32,6 +32,8 @@ FIXED_POINT_BASIN = 1e-4
 CYCLE_BASIN = 1e-2
 CYCLE_DEFECT = 1e-10
 MULTIPLIER_MARGIN = 1e-6
+# A derivative this near the identity differs from it by rounding: then every direction may be neutral.
+IDENTITY = 1e-12
 
 
 class Verdicts(NamedTuple):
@@ -112,8 +114,10 @@ def judge_fixed_points(family: Family, parameter: np.ndarray, state: np.ndarray,
         return _judge_large(family, parameter, state)
     scale = np.linalg.norm(state - start, axis=1)
     cycles = refine_cycles(family, parameter, state, 1, scale)
+    smooth = np.isfinite(cycles.jacobian).all(axis=(1, 2))
     verdicts.reason[~cycles.converged] = Reason.DEGENERATE_CRITICAL_POINT
-    near = cycles.converged & (cycles.displacement <= FIXED_POINT_BASIN * scale + rounding)
+    verdicts.reason[~smooth] = Reason.NOT_DIFFERENTIABLE
+    near = cycles.converged & smooth & (cycles.displacement <= FIXED_POINT_BASIN * scale + rounding)
     critical = np.flatnonzero(near)
     if critical.size:
         precision = CONVERGED * scale[critical] + rounding[critical]
@@ -122,6 +126,13 @@ def judge_fixed_points(family: Family, parameter: np.ndarray, state: np.ndarray,
             ParametersAt(family), (parameter[critical], points.points[:, 0]), block_size(16 * state.shape[1])
         )
         hessians = hessians_at(family.objective, theta)
+        curved = np.isfinite(hessians).all(axis=(1, 2))
+        verdicts.reason[critical[~curved]] = Reason.NOT_DIFFERENTIABLE
+        critical, precision, theta, hessians = (
+            values[curved] for values in (critical, precision, theta, hessians)
+        )
+        points = points.take(curved)
+    if critical.size:
         vanishes = gradient_vanishes(family.objective, theta, hessians, precision)
         critical, points, theta, hessians = (
             critical[vanishes],
@@ -204,9 +215,11 @@ def _judge_cycles_of_period(
     family: Family, parameter: np.ndarray, state: np.ndarray, scale: np.ndarray, period: int
 ) -> Verdicts:
     verdicts = Verdicts.none(len(state), Reason.CYCLE_NOT_CONFIRMED)
-    cycles = refine_cycles(family, parameter, state, period, scale)
+    cycles = without_rounding(refine_cycles(family, parameter, state, period, scale))
     closes = np.linalg.norm(cycles.defect, axis=1) <= CYCLE_DEFECT * cycles.diameter()
-    near = cycles.converged & closes & (cycles.displacement <= CYCLE_BASIN * cycles.diameter())
+    smooth = np.isfinite(cycles.jacobian).all(axis=(1, 2))
+    verdicts.reason[~smooth] = Reason.NOT_DIFFERENTIABLE
+    near = cycles.converged & smooth & closes & (cycles.displacement <= CYCLE_BASIN * cycles.diameter())
     minimal = np.array([cycles.minimal_period(lane) if near[lane] else 1 for lane in range(len(state))])
     for shorter in np.unique(minimal[(minimal > 1) & (minimal < period)]):
         lanes = np.flatnonzero(minimal == shorter)
@@ -239,6 +252,16 @@ def _judge_multipliers(family: Family, parameter: np.ndarray, cycles: Cycles) ->
     reason[radius > 1 + MULTIPLIER_MARGIN] = Reason.NEAR_UNSTABLE_ORBIT
     reason[~verified] = Reason.CYCLE_NOT_CONFIRMED
     return reason
+
+
+def without_rounding(cycles: Cycles) -> Cycles:
+    """The cycles with derivatives ``DG^p`` that are the identity up to rounding made the identity.
+
+    Null directions are told by their share of the largest singular value of ``DG^p - I``, which is then rounding.
+    """
+    identity = np.eye(cycles.jacobian.shape[1])
+    near = np.abs(cycles.jacobian - identity).max(axis=(1, 2), keepdims=True) <= IDENTITY
+    return cycles._replace(jacobian=np.where(near, identity, cycles.jacobian))
 
 
 def radius_off_one(jacobian: np.ndarray, neutral: int) -> float:
