@@ -128,3 +128,11 @@ def test_a_cascade_downwards_in_a_made_parameter():
 
     found = cascade(orbit_at(well(2.0), np.ones(1)), well, (0.6, 3.0), value=2.0, doublings=3, direction="down")
     np.testing.assert_allclose([1 / event.parameter for event in found.events], DOUBLINGS["well"][:3], atol=1e-11)
+
+
+@pytest.mark.slow
+def test_a_cascade_that_forks_says_where():
+    orbit = orbit_at(GradientDescent(Function(lambda x: -jnp.cos(x[0]), 1), 1.5), np.zeros(1))
+    found = cascade(orbit, bounds=(1.0, 4.0), doublings=3)
+    assert len(found.events) == 1
+    assert "branch point at step_size = 3.14159265" in found.ended and "switch_branch" in found.ended

@@ -67,6 +67,21 @@ def test_orbits_of_a_branch_are_solved_for_again(doubled):
     assert doubled.at(0.5) == []
 
 
+def test_a_bifurcation_at_the_start_is_found_once_and_its_coefficient_is_that_of_the_cycle(doubled):
+    (event,) = doubled.events
+    start = doubled.at(event.parameter)[0]
+    assert start.stability == "marginal" and doubled.at(1.0) == []
+    for points in (start.points, start.points[::-1]):
+        branch = continue_orbit(orbit_at(start.map, points), bounds=(1.1, 1.3))
+        assert kinds(branch) == ["period-doubling"]
+        assert branch.events[0].coefficient.value == pytest.approx(event.coefficient.value, rel=1e-9)
+    # xi is the root mean square displacement of the cycle: |x - y|^2 of the two cycles that part, over 4.
+    born = switch_branch(event, bounds=(1.0, 1.2368), max_points=40)
+    orbit = born.at(event.parameter - 1e-4 / event.speed.real)[0]
+    apart = np.mean((orbit.points[:2] - orbit.points[2:]) ** 2) / 4
+    assert apart == pytest.approx(1e-4 / event.coefficient.value, rel=1e-3)
+
+
 def test_every_doubling_is_seen_by_iteration(doubled):
     event = doubled.events[0]
     for offset, period in ((-0.02, 2), (0.02, 4)):
@@ -99,6 +114,7 @@ def test_the_window_of_period_three():
     assert fold.multiplier == pytest.approx(1, abs=1e-6) and fold.criticality is None
     assert doubling.parameter == pytest.approx(2.8414990075, abs=1e-9)
     assert len(branch.at(2.835)) == 2 and branch.at(2.8) == []
+    assert len(branch.at(8**0.5 + 1e-6)) == 2 and branch.at(8**0.5 - 1e-9) == []
     with pytest.raises(ValueError, match="no other branch leaves at a fold"):
         switch_branch(fold)
 
@@ -259,6 +275,106 @@ def test_several_crossings_within_one_step_are_told_apart():
         switch_branch(event)
 
 
+@pytest.mark.slow
+def test_three_that_cross_together_are_one_event():
+    three = Function(lambda x: x @ x / 2 + jnp.sum(x**4), 3)
+    (event,) = continue_orbit(fixed_point(three, 0.5, np.zeros(3)), bounds=(0.1, 3.0)).events
+    assert event.multiplicity == 3 and event.criticality == "degenerate"
+
+
+# Sharpness 1, so that heavy ball with step size eta and momentum beta has trace 1 + beta - eta, determinant beta.
+BENT = Function(lambda x: x[0] ** 2 / 2 + 0.7 * x[0] ** 3 / 3 - 0.4 * x[0] ** 4 / 4, 1)
+
+
+@pytest.mark.parametrize("eta", [3.99, 3.0, pytest.param(2.0, marks=pytest.mark.slow), 2.3])
+def test_heavy_ball_leaves_its_stable_momenta_where_it_begins_to_preserve_area(eta):
+    map_ = Optimiser(BENT, optax.sgd, learning_rate=eta, momentum=0.9)
+    branch = continue_orbit(orbit_at(map_, np.zeros(2)), "momentum", (0.8, 1.1))
+    if eta == 3.99:
+        # A complex pair meets below -1 and one of the two comes back into the circle, all within one step.
+        assert kinds(branch) == ["period-doubling", "neimark-sacker"]
+        assert branch.events[0].parameter == pytest.approx(eta / 2 - 1, abs=1e-12)
+    event = branch.events[-1]
+    assert event.kind == "neimark-sacker" and abs(event.parameter - 1) <= event.error < 1e-10
+    # No circle attracts or repels in a map that preserves area: Re d = 0.
+    assert event.criticality == "degenerate"
+    assert event.resonance == {3.0: 3, 2.0: 4}.get(eta)
+    if eta == 3.0:
+        assert event.coefficient is None
+    else:
+        assert event.coefficient.lower <= 0 <= event.coefficient.upper < 1e-9
+    assert ("alone does not decide" in event.explain()) == (eta == 2.0)
+
+
+def nearly_equal(x):
+    return sum(c * (t**2 / 2 + 0.5 * t**3 / 3 - 0.3 * t**4 / 4) for c, t in zip((1.0, 1.03), x, strict=True))
+
+
+def test_a_bifurcation_close_to_where_the_branch_is_born_is_not_passed_over():
+    # Two separate coordinates with sharpnesses 1 and 1.03: the cycle of the second loses the first at eta = 2.
+    branch = continue_orbit(fixed_point(Function(nearly_equal, 2), 1.8, [0.0, 0.0]), bounds=(1.7, 2.3))
+    cycles = switch_branch(branch.events[0])
+    (event,) = cycles.events
+    assert (event.kind, event.form, event.criticality) == ("branch-point", "pitchfork", "supercritical")
+    assert abs(event.parameter - 2) <= event.error < 1e-10
+    assert set(cycles.stability[1:][cycles.parameter[1:] < 1.9999]) == {"stable"}
+    assert np.all(np.diff(cycles.parameter) > 0)
+    asked = switch_branch(branch.events[0], until="branch-point")
+    assert asked.ended["end"].reason == "event" and kinds(asked) == ["branch-point"]
+    assert asked.parameter[-1] < 2.1
+
+
+@pytest.mark.parametrize(
+    "size", [1e-8, pytest.param(1e-4, marks=pytest.mark.slow), pytest.param(1e6, marks=pytest.mark.slow)]
+)
+def test_a_branch_through_the_origin_has_the_length_of_the_map(size):
+    def make(a):
+        return GradientDescent(
+            Function(lambda x: -a * x[0] ** 2 / 2 + x[0] ** 3 / 3 / size + 0.3 * x[0] ** 4 / size**2, 1), 1.0
+        )
+
+    branch = continue_orbit(orbit_at(make(0.1), np.zeros(1)), make, (-0.5, 0.5), value=0.1)
+    (event,) = branch.events
+    assert event.form == "transcritical" and event.coefficient.value == pytest.approx(-1 / size, rel=1e-10)
+    other = switch_branch(event)
+    assert kinds(other) == ["fold", "period-doubling"]
+    assert other.events[0].parameter == pytest.approx(-5 / 24, abs=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("excess", [1e-3, -1e-6, 1e-12])
+def test_the_cycle_beside_a_nearly_degenerate_doubling_is_found(excess):
+    # The coefficient vanishes at excess 0.
+    objective = Function(lambda x: x[0] ** 2 / 2 + x[0] ** 3 / 2 + (1.125 + excess) * x[0] ** 4 + 5 * x[0] ** 6, 1)
+    branch = continue_orbit(fixed_point(objective, 1.5, [0.0]), bounds=(1.0, 2.5))
+    cycles = switch_branch(branch.events[0])
+    assert cycles.period == 2 and cycles.points[0] == pytest.approx(0, abs=1e-9)
+    orbit = cycles.orbit(len(cycles.parameter) // 2)
+    assert orbit.period == 2 and orbit.residual < 1e-10
+
+
+def leaking(c):
+    return GradientDescent(
+        Function(lambda x: jnp.where(x[0] < 1, x[0] ** 2 / 2, x[0] - 0.5 + 0.52 * (x[0] - 1) ** 2) - c * x[0], 1),
+        1.95,
+    )
+
+
+def test_a_small_kink_that_takes_a_multiplier_across_the_circle_is_no_bifurcation():
+    branch = continue_orbit(orbit_at(leaking(0.5), np.array([0.5])), leaking, (0.0, 2.0), value=0.5)
+    assert branch.events == [] and branch.ended["end"].reason == "kink"
+    assert branch.parameter[-1] == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_without_a_second_derivative_there_is_no_coefficient():
+    map_ = Optimiser(BENT, optax.adam, learning_rate=3.0, b1=0.9, b2=0.99, eps=0.1, limit=True)
+    (event,) = continue_orbit(orbit_at(map_, np.zeros(3)), bounds=(2.0, 5.0)).events
+    assert event.kind == "period-doubling" and event.parameter == pytest.approx(3.8, abs=1e-9)
+    assert event.coefficient is None and event.criticality == "degenerate"
+    assert "no second or third derivative" in event.explain()
+
+
 def dipping(c):
     # Multiplier of the minimum at 0: -0.99 - 0.03 exp(-((c - 0.5) / 0.02)^2), below -1 for a moment only.
     curvature = 1.99 + 0.03 * jnp.exp(-(((c - 0.5) / 0.02) ** 2))
@@ -339,6 +455,23 @@ def test_a_branch_that_goes_to_infinity_ends():
     assert 0 < branch.parameter.min() < 1e-3
 
 
+def oscillating(c):
+    return GradientDescent(Function(lambda x: (1.98 + 0.05 * jnp.cos(60 * c)) * x[0] ** 2 / 2 + x[0] ** 4, 1), 1.0)
+
+
+@pytest.mark.slow
+def test_multipliers_that_come_and_go_between_points_are_followed():
+    branch = continue_orbit(orbit_at(oscillating(0.5), np.zeros(1)), oscillating, (0.0, 1.0), value=0.5)
+    expected = int(np.sum(np.diff(np.sign(-0.02 + 0.05 * np.cos(60 * np.linspace(0, 1, 100_001)))) != 0))
+    assert len(branch.events) == expected == 19
+
+
+def test_a_bound_at_a_bifurcation_is_told(well):
+    branch = continue_orbit(well.orbit(well.start), bounds=(0.4, 1.0))
+    assert branch.events == [] and "is marginal: a bifurcation lies at the bound" in branch.explain()
+    assert switch_branch(well.events[0], bounds=(1.0, 1.0001)).period == 2
+
+
 def test_results_are_labelled_and_told(well):
     dataset = well.to_dataset()
     assert dataset.sizes["index"] == len(well.parameter) and dataset.attrs["status"] == "computed"
@@ -359,6 +492,8 @@ def test_results_are_labelled_and_told(well):
         ({"bounds": (0.1, 1.0), "direction": "left"}, "direction must be"),
         ({"bounds": (0.1, 1.0), "max_points": 0}, "max_points"),
         ({"bounds": (0.1, 1.0), "step": -1.0}, "positive and finite"),
+        ({"bounds": (0.1, 1.0), "step": None}, "must be numbers"),
+        ({"bounds": ("a", 1.0)}, "bounds must be two numbers"),
         ({"parameter": tilted, "bounds": (0.1, 1.0), "value": 0.5}, "another map"),
     ],
 )
@@ -368,6 +503,10 @@ def test_bad_input_is_refused(keywords, message):
 
 
 def test_what_is_no_orbit_is_refused():
+    with pytest.raises(TypeError, match="must be traceable"):
+        continue_orbit(
+            fixed_point(WELL, 0.5, [1.0]), lambda c: GradientDescent(WELL, float(c)), (0.1, 1.0), value=0.5
+        )
     with pytest.raises(TypeError, match="must be a PeriodicOrbit"):
         continue_orbit(np.ones(1), bounds=(0.1, 1.0))
     with pytest.raises(TypeError, match="must be an Event"):

@@ -1,5 +1,7 @@
 """Normal forms against formulas, a second formula for minima, and what the maps themselves do."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,8 @@ from gdmap import Function, GradientDescent
 from gdmap.continuation.follow import continue_orbit
 from gdmap.continuation.switching import switch_branch
 from gdmap.engines.precision import float64
+from gdmap.maps import Map
+from gdmap.objectives import AbstractObjective
 from gdmap.orbits.periodic_orbit import orbit_at
 from gdmap.stability import flip_coefficient
 
@@ -122,7 +126,7 @@ def test_the_invariant_circle_has_the_radius_that_the_lyapunov_coefficient_says(
         switch_branch(event)
 
 
-@pytest.mark.parametrize("cubic", [0.4, 3.0])
+@pytest.mark.parametrize("cubic", [0.4, pytest.param(3.0, marks=pytest.mark.slow)])
 def test_in_one_dimension_the_sign_of_the_coefficient_is_that_of_the_known_quantity(cubic):
     # L'' = 1, L''' = c, L'''' = 6: b = eta (c^2 / 2 - 6 / 6) at eta = 2; b has the sign of 3 L'''^2 - L'' L''''.
     objective = Function(lambda x: x[0] ** 2 / 2 + cubic * x[0] ** 3 / 6 + 6 * x[0] ** 4 / 24, 1)
@@ -141,3 +145,24 @@ def test_a_quadratic_loss_has_a_degenerate_flip():
     )
     (event,) = branch.events
     assert event.criticality == "degenerate" and abs(event.coefficient.value) < 1e-12
+
+
+class DelayedLogistic(Map):
+    """``(x, y) -> (a x (1 - y), x)``: its fixed point ``1 - 1/a`` loses stability at ``a = 2``."""
+
+    objective: AbstractObjective
+    a: Any
+
+    def update(self, state):
+        """One step."""
+        return jnp.stack([jnp.asarray(self.a) * state[0] * (1 - state[1]), state[0]])
+
+
+def test_the_lyapunov_coefficient_of_the_delayed_logistic_map():
+    map_ = DelayedLogistic(Function(lambda x: x @ x, 2), np.float64(1.8))
+    (event,) = continue_orbit(orbit_at(map_, np.full(2, 1 - 1 / 1.8)), "a", (1.5, 2.3)).events
+    assert event.kind == "neimark-sacker" and event.angle == pytest.approx(np.pi / 3, abs=1e-12)
+    assert abs(event.parameter - 2) <= event.error < 1e-11
+    # With |q| = 1 here; by hand.
+    assert event.coefficient.lower <= -1 <= event.coefficient.upper
+    assert event.coefficient.upper - event.coefficient.lower < 1e-10

@@ -14,8 +14,9 @@ used: what the solution puts into them says that the family is lost).
 from typing import NamedTuple
 
 import numpy as np
-from scipy.linalg import LinAlgError, lapack, lu_factor, lu_solve, null_space
+from scipy.linalg import lapack, lu_solve, null_space
 
+from gdmap.continuation.normal_forms import Return
 from gdmap.maps import Family
 from gdmap.orbits.multipliers import return_jacobian
 from gdmap.orbits.shooting import EPS, Linearised, is_finite, linearise
@@ -25,6 +26,8 @@ NEWTON_STEPS = 10
 CONVERGED = 1e-13
 # Newton's method is given up when the defect grows by this factor.
 EXPLODES = 1e3
+# Orbits smaller than this may be the origin up to rounding: they are if smaller than this share of what bends.
+NOTHING, ROUNDED = 1e-9, 1e-6
 # What a regular family puts into the bordering columns is rounding; above this share the family is lost.
 LOST_FAMILY = 1e-6
 
@@ -54,10 +57,16 @@ class Point(NamedTuple):
 class Curve:
     """The orbits of one period of a one-parameter family of maps."""
 
-    def __init__(self, family: Family, points: np.ndarray, range_of_parameter: float, nullity: int) -> None:
+    def __init__(
+        self, family: Family, points: np.ndarray, parameter: float, range_of_parameter: float, nullity: int
+    ) -> None:
         self.family, self.shape, self.nullity = family, points.shape, nullity
         spread = float(np.abs(points - points.mean(axis=0)).max())
-        self.length = max(spread, float(np.abs(points).max())) or 1.0
+        self.length = max(spread, float(np.abs(points).max()))
+        if self.length < NOTHING:
+            # At the origin the orbit itself has no length: that over which the map bends takes its place.
+            natural = bending_length(family, parameter, points)
+            self.length = self.length if self.length > ROUNDED * natural else natural
         self.state_scale = self.length * np.sqrt(points.size)
         # A power of two, so that values of the parameter go in and out unrounded.
         self.parameter_scale = float(2.0 ** np.round(np.log2(range_of_parameter)))
@@ -200,6 +209,19 @@ class Curve:
         return Point(u, tangent, right, cokernel, at, values, defect, error, lost, iterations)
 
 
+def bending_length(family: Family, parameter: float, points: np.ndarray) -> float:
+    """The displacement at which second or third derivatives of the map matter as much as the first; 1 if never."""
+    d = points.shape[1]
+    directions = np.random.default_rng(0).standard_normal((3, d))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    at = Return(family, parameter, points[:1], np.eye(d)[None], np.zeros((d, 0)), np.eye(d))
+    first, second, third = np.linalg.norm(at.jets(directions), axis=2).max(axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        lengths = np.array([first / second, np.sqrt(first / third)])
+    lengths = lengths[np.isfinite(lengths) & (lengths > 0)]
+    return float(lengths.min()) if lengths.size else 1.0
+
+
 def split_null_space(basis: np.ndarray, former: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, float]:
     """The unit tangent of the curve, the directions along the family, and the parameter component these keep.
 
@@ -226,13 +248,11 @@ def factors(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     """LU factors of a matrix, or ``None`` if it is singular or not finite."""
     if not np.all(np.isfinite(matrix)):
         return None
-    try:
-        with one_thread():
-            solved: tuple[np.ndarray, np.ndarray] = lu_factor(matrix, check_finite=False)
-    except (LinAlgError, ValueError):
-        return None
-    diagonal = np.abs(np.diag(solved[0]))
-    return solved if diagonal.min() > EPS**2 * diagonal.max() else None
+    with one_thread():
+        # Not lu_factor: it warns of the singular matrices that are told apart here.
+        lu, pivots, info = lapack.dgetrf(matrix)
+    diagonal = np.abs(np.diag(lu))
+    return (lu, pivots) if info == 0 and diagonal.min() > EPS**2 * diagonal.max() else None
 
 
 def inverse_norm(solved: tuple[np.ndarray, np.ndarray]) -> float:

@@ -29,6 +29,8 @@ SENTENCES = {
     "which it must be started anew (there are no multipliers at a kink)",
     "step too small": "the curve turns, or a multiplier moves, faster than the smallest step can follow: lower "
     "smallest_step=, or the map becomes singular there",
+    "not located": "a multiplier crosses the unit circle somewhere beyond, but where could not be located: start "
+    "again with a smaller largest_step=, or beyond it",
     "diverging": "the orbit has grown a millionfold: it goes to infinity as the parameter approaches this value",
     "family changes": "the dimension of the family of orbits changes here (some null directions are null no more, "
     "so the equations followed are no longer the right ones): start again beyond, with orbit_at",
@@ -137,17 +139,33 @@ class Branch:
         value = float(value)
         if not np.isfinite(value):
             raise ValueError(f"value must be finite, got {value}")
-        below = self.parameter - value
+        parameter, points = self._with_folds()
+        below = parameter - value
         crossings = np.flatnonzero((below[:-1] < 0) & (below[1:] >= 0) | (below[:-1] > 0) & (below[1:] <= 0))
-        orbits = [orbit_at(self.map_at(value), self.points[0])] if below[0] == 0 else []
+        # A branch that begins on an orbit of half the period has none of its own there.
+        first = [orbit_at(self.map_at(value), points[0])] if below[0] == 0 else []
+        orbits = [orbit for orbit in first if orbit.period == self.period]
         for i in crossings:
             share = below[i] / (below[i] - below[i + 1])
-            orbits.append(self._between(int(i), float(share), value))
+            orbits.append(self._between(points[i], points[i + 1], float(share), value))
         return orbits
 
-    def _between(self, index: int, share: float, value: float) -> PeriodicOrbit:
+    def _with_folds(self) -> tuple[np.ndarray, np.ndarray]:
+        """Parameters and points with those of the folds inserted, at which the parameter turns."""
+        folds = [event for event in self.events if event.kind == "fold" and event.period == self.period]
+        us = np.array([self.curve.vector(*pair) for pair in zip(self.points, self.parameter, strict=True)])
+        places = []
+        for fold in folds:
+            apart = np.linalg.norm(us - fold.at.u, axis=1)
+            detour = apart[:-1] + apart[1:] - np.linalg.norm(np.diff(us, axis=0), axis=1)
+            places.append(int(np.argmin(detour / np.maximum(apart[:-1] + apart[1:], 1e-300))) + 1)
+        values, orbits = [fold.parameter for fold in folds], [fold.points for fold in folds]
+        if not folds:
+            return self.parameter, self.points
+        return np.insert(self.parameter, places, values), np.insert(self.points, places, orbits, axis=0)
+
+    def _between(self, one: np.ndarray, other: np.ndarray, share: float, value: float) -> PeriodicOrbit:
         """The orbit at a value that lies a share of the way from one point of the branch to the next."""
-        one, other = self.points[index], self.points[index + 1]
         # Next to a bifurcation at either end the orbit moves with the square root of the distance to it.
         shares = (share, np.sqrt(share), 1 - np.sqrt(1 - share))
         found: list[tuple[float, np.ndarray]] = []
@@ -167,7 +185,11 @@ class Branch:
         return orbit_at(self.map_at(value), min(found, key=lambda pair: pair[0])[1])
 
     def to_dataset(self) -> xr.Dataset:
-        """The branch as a dataset over ``index``, its events over ``event``."""
+        """The branch as a dataset over ``index``, its events over ``event``.
+
+        The multipliers are complex, which netCDF lacks: write with ``engine="h5netcdf", invalid_netcdf=True``, or
+        store ``multipliers.real`` and ``multipliers.imag``.
+        """
         events = self.events
         dataset = xr.Dataset(
             {
@@ -217,7 +239,14 @@ class Branch:
                 f"They belong to families of dimension {self.neutral_dimension}, whose directions are left out of "
                 f"the multipliers."
             )
-        lines += [f"- {event.explain()}" for event in self.events] or ["No bifurcation was found on it."]
+        lines += [f"- {event.explain()}" for event in self.events]
+        marginal = [
+            f"The orbit at its {end}, {self.parameter_name} = {self.parameter[index]:.10g}, is marginal: a "
+            f"bifurcation lies at the bound, which is described if the bounds reach beyond it."
+            for end, index in (("start", 0), ("end", -1))
+            if self.ended[end].reason == "bound" and self.stability[index] == "marginal"
+        ]
+        lines += marginal or ([] if self.events else ["No bifurcation was found on it."])
         lines += [f"It {end} {self.ended[end].message}." for end in ("start", "end")]
         return "\n".join(lines).replace("It start", "It starts").replace("It end ", "It ends ")
 

@@ -162,6 +162,13 @@ def cascade(
         found = [e for e in branch.events if e.kind == "period-doubling" and e.period == branch.period]
         if not found:
             ended = f"the branch of period {branch.period} has no period doubling up to its end, {forward.message}"
+            forks = [e for e in branch.events if e.kind == "branch-point" and e.period == branch.period]
+            if forks:
+                ended += (
+                    f". It has a branch point at {forks[0].parameter_name} = {forks[0].parameter:.10g}: what "
+                    f"leaves it there may go on doubling; take it with switch_branch, and give an orbit of it to "
+                    f"cascade"
+                )
             break
         event = found[-1 if direction == "down" and len(branches) == 1 else 0]
         events.append(event)

@@ -35,32 +35,36 @@ class Event:
         How many multipliers cross together (a complex pair counts as one), by eigenvalues: in maps that preserve
         area two meet in one Jordan block. If more than one, no coefficient is given.
     eigenvector
-        Its unit right eigenvector at the first point (complex for Neimark-Sacker).
+        Its right eigenvector at the first point (complex for Neimark-Sacker), of such a length that, carried along
+        the orbit, the root mean square of its lengths at the ``period`` points is 1.
     speed
         The derivative of the critical multiplier by the parameter along the orbit (complex for Neimark-Sacker);
         NaN at folds.
     coefficient
-        The normal form coefficient in the unit-norm coordinate along the eigenvector, with its error
-        (`gdmap.orbits`, normal forms): fold ``xi -> xi + a xi^2``; period doubling ``xi -> -(1 + eps) xi + b
-        xi^3``; branch point ``a`` (transcritical) or ``b`` of ``xi -> (1 + eps) xi + b xi^3`` (pitchfork);
-        Neimark-Sacker the first Lyapunov coefficient ``Re d`` of ``z -> mu z (1 + d |z|^2)``. ``None`` where it
-        was not computed.
+        The normal form coefficient in the coordinate along the eigenvector, the root mean square displacement of
+        the cycle, with its error; it does not depend on which point comes first: fold ``xi -> xi + a xi^2``;
+        period doubling ``xi -> -(1 + eps) xi + b xi^3``; branch point ``a`` (transcritical) or ``b`` of ``xi ->
+        (1 + eps) xi + b xi^3`` (pitchfork); Neimark-Sacker the first Lyapunov coefficient ``Re d`` of ``z -> mu z
+        (1 + d |z|^2)``. ``None`` where one number does not describe what happens, or the map lacks the
+        derivatives.
     criticality
         ``'supercritical'``: what is born attracts (across the other directions being stable) and exists where this
         orbit has lost stability: ``b > 0`` at a period doubling, ``b < 0`` at a pitchfork, ``Re d < 0``;
-        ``'subcritical'``: the reverse; ``'degenerate'``: the coefficient cannot be told from 0, or several
-        multipliers cross together, or the orbit drifts along its family. ``None`` for folds and transcritical
-        points.
+        ``'subcritical'``: the reverse; ``'degenerate'``: the coefficient cannot be told from 0, or there is none
+        (several multipliers cross together, a strong resonance 1:1, 1:2 or 1:3, derivatives are missing), or the
+        orbit drifts along its family. ``None`` for folds and transcritical points.
     form
         ``'transcritical'`` or ``'pitchfork'`` at branch points.
     angle
         The argument of the multiplier in ``(0, pi)`` for Neimark-Sacker, otherwise ``None``.
     resonance
         3 or 4 where ``angle`` is that of a strong resonance, 1 or 2 near the real axis: there is more to it than
-        an invariant circle.
+        an invariant circle. At 1, 2 and 3 there is no coefficient; at 4 it alone does not decide.
     drift
         The share of the second derivative along the family of orbits (0 for isolated ones): where it does not
         vanish the state moves along the family and no small new orbit exists beside this one.
+    smooth
+        Whether the map has the derivatives there that the coefficient is made of.
     """
 
     kind: Kind
@@ -80,6 +84,7 @@ class Event:
     drift: float = 0.0
     map: Map = field(repr=False, default=None)  # type: ignore[assignment]
     at: "Situation" = field(repr=False, default=None)  # type: ignore[assignment]
+    smooth: bool = field(repr=False, default=True)
 
     @property
     def period(self) -> int:
@@ -106,8 +111,14 @@ class Event:
             told += f", rotating by {self.angle:.6g} a round"
         if self.resonance is not None:
             told += f", at a strong resonance 1:{self.resonance}"
+            if self.resonance == 4:
+                told += ", where the coefficient alone does not decide"
+        if self.coefficient is None and self.smooth and self.multiplicity == 1 and not self.resonance:
+            told += ", no coefficient: the multiplier is too ill-conditioned here"
         if self.multiplicity > 1:
             told += f", {self.multiplicity} multipliers together: one coefficient does not describe that"
+        if not self.smooth:
+            told += ", the map has no second or third derivative there to compute a coefficient from"
         if self.drift > DRIFT:
             told += ", drifting along the family: no small new orbit exists beside this one"
         return told + "."

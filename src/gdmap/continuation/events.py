@@ -7,6 +7,7 @@ between two points the stretch is halved until each has its own, or none of it i
 """
 
 import itertools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,12 +28,14 @@ from gdmap.continuation.normal_forms import (
     slope_of_multiplier,
 )
 from gdmap.maps import Map
-from gdmap.orbits.multipliers import multipliers_of, return_jacobian
+from gdmap.orbits.multipliers import multipliers_of
 from gdmap.orbits.shooting import EPS
 
 # A multiplier is outside the unit circle if its modulus exceeds 1 by more than rounding.
 OUTSIDE = 1e-11
 HALVINGS = 40
+# Pairs that become real outside the circle are looked at in so many halvings, if a multiplier is this near to it.
+PAIRS, NEAR = 5, 0.3
 # Between points a test function is examined if a parabola predicts a minimum below this share of its values.
 SUSPICIOUS = 0.2
 # Multipliers this close to the critical one at an event cross with it.
@@ -41,6 +44,16 @@ TOGETHER = 1e-9
 MEETING = 1e-6
 # An angle this close to that of a root of unity of order up to 4 is a strong resonance.
 RESONANCE = 1e-3
+# Multipliers at an event differ from the critical value by no more than this, and by their errors.
+CRITICAL = 1e-6
+# A modulus this far from 1 at an event found by its counts is corrected once more.
+MOVED = 1e-13
+# Events farther apart on the curve than this are not the same.
+NEARBY = 1e-3
+# The step of the differences that tell whether there is a second derivative, relative to the size of the orbit.
+KINK = 1e-6
+# Rounding of a coefficient in units of eps times the terms it is the sum of.
+ROUNDING = 32
 # Coefficients are compared with those at points moved by this share of the size of the orbit.
 PERTURBATION = 1e-5
 
@@ -54,20 +67,20 @@ class Signature(NamedTuple):
     forward: bool
 
     @classmethod
-    def of(cls, point: Point) -> "Signature":
-        """Count the multipliers of a point."""
-        values = point.multipliers
+    def of(cls, point: Point, tolerance: float = OUTSIDE) -> "Signature":
+        """Count the multipliers of a point: outside the unit circle by more than the tolerance."""
+        values, limit = point.multipliers, 1 + tolerance
         real = values.real[values.imag == 0]
-        outside = int(np.sum(np.abs(values) > 1 + OUTSIDE))
-        return cls(outside, int(np.sum(real < -1)), int(np.sum(real > 1)), bool(point.tangent[-1] > 0))
+        outside = int(np.sum(np.abs(values) > limit))
+        return cls(outside, int(np.sum(real < -limit)), int(np.sum(real > limit)), bool(point.tangent[-1] > 0))
 
 
 class Change(NamedTuple):
-    """What differs between two points."""
+    """What differs between two points: differences of the counts, and whether the curve turns."""
 
     outside: int
-    below: bool
-    above: bool
+    below: int
+    above: int
     turns: bool
 
     @classmethod
@@ -75,45 +88,54 @@ class Change(NamedTuple):
         """The differences of the counts."""
         one, other = Signature.of(a), Signature.of(b)
         return cls(
-            abs(one.outside - other.outside),
-            (one.below - other.below) % 2 == 1,
-            (one.above - other.above) % 2 == 1,
+            other.outside - one.outside,
+            other.below - one.below,
+            other.above - one.above,
             one.forward != other.forward,
         )
 
     @property
     def nothing(self) -> bool:
-        """Whether no event lies between."""
-        return not (self.outside or self.below or self.above or self.turns)
+        """Whether no event lies between: complex pairs meet on the real axis in twos."""
+        return not (self.outside or self.below % 2 or self.above % 2 or self.turns)
+
+    @property
+    def may_hide_events(self) -> bool:
+        """Whether two events could undo each other: two real multipliers leave the circle as a pair enters it."""
+        return bool(self.below or self.above)
 
     @property
     def kind(self) -> Kind | None:
         """The one event that explains the change, or ``None``."""
-        single: dict[tuple[int, bool, bool, bool], Kind] = {
-            (1, True, False, False): "period-doubling",
-            (1, False, True, True): "fold",
-            (1, False, True, False): "branch-point",
-            (0, False, False, True): "branch-point",
-            (2, False, False, False): "neimark-sacker",
-        }
-        return single.get((self.outside, self.below, self.above, self.turns))
+        outside, below, above, turns = self
+        if abs(outside) == 1 and below == outside and above == 0 and not turns:
+            return "period-doubling"
+        if abs(outside) == 1 and above == outside and below == 0:
+            return "fold" if turns else "branch-point"
+        if turns and outside == below == above == 0:
+            return "branch-point"
+        if abs(outside) == 2 and below == above == 0 and not turns:
+            return "neimark-sacker"
+        return None
 
 
 def events_between(curve: Curve, a: Point, b: Point, halvings: int = HALVINGS) -> list["Located"]:
     """The events on the curve between two of its points, in order."""
     change = Change.between(a, b)
-    if change.nothing:
+    if change.nothing and not (halvings > HALVINGS - PAIRS and change.may_hide_events and is_critical(a, b)):
         return []
-    if change.kind is None or (change.kind == "neimark-sacker" and not crosses_as_pair(a, b)):
+    if change.nothing or change.kind is None or (change.kind == "neimark-sacker" and not crosses_as_pair(a, b)):
         length = float((b.u - a.u) @ a.tangent)
         if halvings and length > 1e-13:
             middle = between(curve, a, b, 0.5)
             if isinstance(middle, Point):
                 first = events_between(curve, a, middle, halvings - 1)
                 return first + events_between(curve, middle, b, halvings - 1)
+        if change.nothing:
+            return []
         if change.kind is None:
             kind: Kind = (
-                "period-doubling" if change.below else "branch-point" if change.above else "neimark-sacker"
+                "period-doubling" if change.below % 2 else "branch-point" if change.above % 2 else "neimark-sacker"
             )
             return [Located(kind, nearer(a, b), a, b)]
     located = locate(curve, a, b, change.kind)
@@ -159,6 +181,12 @@ def hidden_events(curve: Curve, three: list[Point], stretch: int) -> list["Locat
     return []
 
 
+def is_critical(a: Point, b: Point) -> bool:
+    """Whether a multiplier at either end is near the unit circle."""
+    values = np.abs(np.concatenate([a.multipliers, b.multipliers]))
+    return bool(np.abs(values - 1).min(initial=np.inf) < NEAR)
+
+
 def crosses_as_pair(a: Point, b: Point) -> bool:
     """Whether the multipliers nearest to the unit circle on either side are complex."""
     values = np.concatenate([a.multipliers, b.multipliers])
@@ -197,7 +225,7 @@ def between(curve: Curve, a: Point, b: Point, share: float) -> Point | str:
 def distance_to_critical(kind: Kind, point: Point, turns: bool) -> float:
     """A function on the curve that changes its sign at the event."""
     values = point.multipliers
-    signature = Signature.of(point)
+    signature = Signature.of(point, 0.0)
     if turns:
         return float(point.tangent[-1])
     if kind == "period-doubling":
@@ -208,7 +236,7 @@ def distance_to_critical(kind: Kind, point: Point, turns: bool) -> float:
     moduli = np.abs(complex_ones if complex_ones.size else values)
     if not moduli.size:
         return -1.0
-    return float(moduli[np.argmin(np.abs(moduli - 1))]) - 1 - OUTSIDE
+    return float(moduli[np.argmin(np.abs(moduli - 1))]) - 1
 
 
 class _NoPointError(Exception):
@@ -246,7 +274,9 @@ def locate(curve: Curve, a: Point, b: Point, kind: Kind) -> Located | None:
             point = nearest._replace(u=branch_point.u, tangent=ours, at=at, multipliers=values)
             return Located(kind, point, a, b, branch_point.error, theirs)
     if one * other > 0:
-        return None
+        # The counts differ by what is rounding at one end: the event is there.
+        end, value = (a, one) if abs(one) <= abs(other) else (b, other)
+        return Located(kind, end, a, b) if abs(value) <= 2 * OUTSIDE else None
     try:
         share = float(brentq(test, 0.0, 1.0, xtol=1e-15, rtol=4 * EPS, maxiter=60, disp=False))
         test(share)
@@ -255,42 +285,49 @@ def locate(curve: Curve, a: Point, b: Point, kind: Kind) -> Located | None:
     return Located(kind, found[share], a, b)
 
 
-def described(curve: Curve, located: Located, name: str, map_: Map, branch: Any = None) -> Event:
-    """The event with its error and its normal form."""
+def described(
+    curve: Curve, located: Located, name: str, make: Callable[[float], Map], branch: Any = None
+) -> Event:
+    """The event with its error and its normal form; ``make`` gives the map at a parameter value."""
     kind, point = actual_kind(located), located.point
-    points, parameter = curve.points(point.u), curve.parameter(point.u)
-    along, across = curve.across(point.right)
-    at = Return(curve.family, parameter, points, return_jacobian(point.at.jacobians), along, across)
-    target = -1.0 + 0j if kind == "period-doubling" else 1.0 + 0j
-    if kind == "neimark-sacker":
-        pairs = point.multipliers[point.multipliers.imag > 0]
-        candidates = pairs if pairs.size else point.multipliers
-        target = complex(candidates[np.argmin(np.abs(np.abs(candidates) - 1))])
-    multiplicity = multiplicity_of(at, point.multipliers, target)
-    form = form_of(kind, at, target, curve.length)
-    speeds = point.tangent * np.append(np.full(len(point.u) - 1, curve.state_scale), curve.parameter_scale)
-    d = curve.shape[1]
-    speed = complex(np.nan)
+    at, target = return_map(curve, point), critical_target(kind, point.multipliers)
+    shift = located.error / curve.parameter_scale * curve.state_scale if located.error else point.error
+    form, speed = form_of(kind, at, target, shift), complex(np.nan)
     if kind != "fold" and abs(point.tangent[-1]) > 1e-9:
-        speed = slope_of_multiplier(at, form, speeds[:d], speeds[-1]) / speeds[-1]
-    u = point.u
-    crossing = (speed * np.conj(form.multiplier)).real
-    if located.kind == "neimark-sacker" and crossing and np.isfinite(crossing):
-        # What is left after the search, whose ends are told apart up to OUTSIDE only.
-        left = (1 - abs(form.multiplier)) * abs(form.multiplier) / crossing
-        u = u + point.tangent * (left / curve.parameter_scale / point.tangent[-1])
-        points, parameter = curve.points(u), curve.parameter(u)
+        speed = speed_of(curve, point, at, form)
+        left = left_to_critical(form, speed)
+        if located.error is None and abs(abs(form.multiplier) - 1) > MOVED and np.isfinite(left):
+            moved = moved_along(curve, point, left)
+            if moved is not None:
+                point, at = moved, return_map(curve, moved)
+                target = critical_target(kind, point.multipliers)
+                form = form_of(kind, at, target, shift)
+                speed = speed_of(curve, point, at, form)
+    points, parameter = at.points, at.parameter
     error = located.error
     if error is None:
-        error = error_of_location(curve, located, parameter, points, form, speed)
-    single = multiplicity == 1
-    coefficient = coefficient_of(kind, at, form, target, curve, point) if single else None
+        error = error_of_location(curve, located._replace(point=point), parameter, points, form, speed)
+    multiplicity = multiplicity_of(at, point.multipliers, target, float(error) / curve.parameter_scale)
+    smooth = form.is_finite and is_smooth(curve, at, form.right.real)
+    angle = abs(float(np.angle(form.multiplier))) if kind == "neimark-sacker" else None
+    resonance = resonance_of(angle)
+    complex_pair = kind != "neimark-sacker" and form.multiplier.imag != 0
+    undecided = multiplicity > 1 or resonance in (1, 2, 3) or complex_pair or not np.isfinite(error)
+    decided = smooth and form.is_finite and not undecided
+    coefficient = coefficient_of(kind, at, form, target, curve, point, float(error), shift) if decided else None
     situation = Situation(
-        curve, u, point.tangent, point.right, point.left, form if single else None, located.other, branch
+        curve,
+        point.u,
+        point.tangent,
+        point.right,
+        point.left,
+        form if multiplicity == 1 and form.is_finite else None,
+        located.other,
+        branch,
     )
     is_branch = kind == "branch-point"
-    angle = abs(float(np.angle(form.multiplier))) if kind == "neimark-sacker" else None
     pitchfork = is_branch and form.quadratic == 0
+    shown = is_branch and coefficient is not None
     return Event(
         kind,
         name,
@@ -303,13 +340,81 @@ def described(curve: Curve, located: Located, name: str, map_: Map, branch: Any 
         speed,
         coefficient,
         criticality_of(kind, coefficient, pitchfork, form.drift),
-        ("pitchfork" if pitchfork else "transcritical") if is_branch and single else None,
+        ("pitchfork" if pitchfork else "transcritical") if shown else None,
         angle,
-        resonance_of(angle),
+        resonance,
         form.drift if kind in ("period-doubling", "branch-point") else 0.0,
-        map_,
+        make(parameter),
         situation,
+        smooth,
     )
+
+
+def return_map(curve: Curve, point: Point | Situation) -> Return:
+    """The return map at a point of the curve."""
+    along, across = curve.across(point.right)
+    jacobians = point.at.jacobians if isinstance(point, Point) else curve.linearise(point.u).jacobians
+    return Return(curve.family, curve.parameter(point.u), curve.points(point.u), jacobians, along, across)
+
+
+def critical_target(kind: Kind, values: np.ndarray) -> complex:
+    """Where the critical multiplier is looked for."""
+    if kind != "neimark-sacker":
+        return -1.0 + 0j if kind == "period-doubling" else 1.0 + 0j
+    pairs = values[values.imag > 0]
+    candidates = pairs if pairs.size else values
+    return complex(candidates[np.argmin(np.abs(np.abs(candidates) - 1))])
+
+
+def speed_of(curve: Curve, point: Point, at: Return, form: Form) -> complex:
+    """The derivative of the critical multiplier by the parameter along the curve."""
+    rates = point.tangent * np.append(np.full(len(point.u) - 1, curve.state_scale), curve.parameter_scale)
+    return slope_of_multiplier(at, form, rates[: curve.shape[1]], rates[-1]) / rates[-1]
+
+
+def left_to_critical(form: Form, speed: complex) -> float:
+    """How far the parameter still is from the place where the multiplier has modulus 1, to first order."""
+    crossing = (speed * np.conj(form.multiplier)).real
+    return (1 - abs(form.multiplier)) * abs(form.multiplier) / crossing if crossing else np.nan
+
+
+def moved_along(curve: Curve, point: Point, change: float) -> Point | None:
+    """The point of the curve at a parameter value a little farther."""
+    u = point.u + point.tangent * (change / curve.parameter_scale / point.tangent[-1])
+    moved = curve.corrected(u, point.tangent, point.right, point.left)
+    if isinstance(moved, str) or np.linalg.norm(moved.u - point.u) > NEARBY:
+        return None
+    return moved
+
+
+def mismatch(curve: Curve, located: Located) -> bool:
+    """Whether the critical multiplier at the point found is not critical: the counts jump, or it was not found."""
+    kind, point = actual_kind(located), located.point
+    target = critical_target(kind, point.multipliers)
+    nearest = point.multipliers[np.argmin(np.abs(point.multipliers - target))]
+    off = abs(abs(nearest) - 1) if kind == "neimark-sacker" else abs(nearest - target)
+    if off <= CRITICAL:
+        return False
+    values, errors = multipliers_of(
+        curve.family, curve.parameter(point.u), curve.points(point.u), point.at, point.error
+    )
+    return bool(off > CRITICAL + 4 * errors[np.argmin(np.abs(values - nearest))])
+
+
+def merged(events: list[Event]) -> list[Event]:
+    """Events without repetitions: neighbours of one kind that their errors do not tell apart are one."""
+    kept: list[Event] = []
+    for event in events:
+        last = kept[-1] if kept else None
+        if last is not None and (last.kind, last.period) == (event.kind, event.period):
+            reach = last.error + event.error + 16 * EPS * abs(event.parameter)
+            distance = np.linalg.norm(last.at.u - event.at.u)
+            if abs(last.parameter - event.parameter) <= reach and distance <= NEARBY:
+                if (event.multiplicity, -event.error) > (last.multiplicity, -last.error):
+                    kept[-1] = event
+                continue
+        kept.append(event)
+    return kept
 
 
 def actual_kind(located: Located) -> Kind:
@@ -323,53 +428,88 @@ def actual_kind(located: Located) -> Kind:
     return "period-doubling" if nearest.real < 0 else "branch-point"
 
 
-def multiplicity_of(at: Return, values: np.ndarray, target: complex) -> int:
-    """How many multipliers cross together at ``target``."""
+def multiplicity_of(at: Return, values: np.ndarray, target: complex, error: float) -> int:
+    """How many multipliers cross together at ``target``, where the parameter has this relative error."""
     together = int(np.sum(np.abs(values - target) <= TOGETHER))
-    if together > 1 or int(np.sum(np.abs(values - target) <= MEETING)) == 1:
+    # In a Jordan block multipliers part with the root of the distance to it.
+    reach = min(max(MEETING, 2 * np.sqrt(error)), 1e-2)
+    nearby = int(np.sum(np.abs(values - target) <= reach))
+    if together > 1 or nearby == 1:
         return max(1, together)
-    # Further ones within the root of the rounding: do they belong to one Jordan block with it?
     _, q, p = at.critical(target)
-    meets = np.linalg.norm(p) * np.linalg.norm(q) > 1 / MEETING
-    return int(np.sum(np.abs(values - target) <= MEETING)) if meets else 1
+    meets = np.linalg.norm(p) * np.linalg.norm(q) > 0.1 / reach
+    return nearby if meets else 1
 
 
-def form_of(kind: Kind, at: Return, target: complex, length: float) -> Form:
-    """The normal form of an event of this kind."""
+def is_smooth(curve: Curve, at: Return, direction: np.ndarray) -> bool:
+    """Whether the derivative of the map has itself a derivative along a direction at the orbit.
+
+    At a smooth point the second difference of the derivative falls with the square of the step, at a kink of the
+    derivative (``|x|`` in it) with the step.
+    """
+    if not np.linalg.norm(direction):
+        return True
+    wave = at.carried(direction)
+    unit = KINK * curve.length / np.abs(wave).max() * wave
+
+    def derivative(share: float) -> np.ndarray:
+        moved = curve.linearise(curve.vector(at.points + share * unit, at.parameter)).jacobians
+        return np.einsum("pij,pj->pi", moved, wave)
+
+    here = np.einsum("pij,pj->pi", at.jacobians, wave)
+    sizes = [np.linalg.norm(derivative(share) + derivative(-share) - 2 * here) for share in (1.0, 0.25)]
+    if not np.all(np.isfinite(sizes)):
+        return False
+    rounding = 1e3 * EPS * (float(np.linalg.norm(here)) + float(np.linalg.norm(wave)))
+    return bool(sizes[1] <= rounding or sizes[0] > 8 * sizes[1])
+
+
+def form_of(kind: Kind, at: Return, target: complex, error: float) -> Form:
+    """The normal form of an event of this kind; ``error`` is that of the points."""
     if kind == "period-doubling":
         return flip_form(at)
     if kind == "fold":
         return fold_form(at)
     if kind == "branch-point":
-        return branch_point_form(at, length)
+        return branch_point_form(at, error)
     return neimark_sacker_form(at, target)
 
 
 def coefficient_of(
-    kind: Kind, at: Return, form: Form, target: complex, curve: Curve, point: Point
+    kind: Kind, at: Return, form: Form, target: complex, curve: Curve, point: Point, error: float, shift: float
 ) -> Bracket | None:
-    """The coefficient with the change that moving the orbit by a small amount makes, scaled to its error."""
+    """The coefficient with its error: of its rounding, of the orbit's error, and of that of the parameter.
+
+    The last two are what moving the orbit, and moving along the curve, by a small amount changes, scaled down.
+    """
     value = float(form.coefficient.real)
-    if not np.isfinite(value):
-        return None
+    small = PERTURBATION * curve.length
     moved = max(point.error, 8 * EPS * curve.length)
-    shift = max(moved, PERTURBATION * curve.length)
     direction = np.random.default_rng(0).standard_normal(at.points.shape)
-    direction *= shift / np.linalg.norm(direction)
-    points = at.points + direction
-    jacobians = curve.linearise(curve.vector(points, at.parameter)).jacobians
-    other = form_of(kind, at._replace(points=points, jacobian=return_jacobian(jacobians)), target, curve.length)
-    other_value = other.cubic if kind == "branch-point" and form.quadratic == 0 else other.coefficient.real
-    if kind == "branch-point" and form.quadratic != 0:
-        other_value = other.quadratic or value
-    error = abs(float(other_value) - value) * (moved / shift) * np.sqrt(points.size)
-    error += 64 * EPS * len(points) * (abs(value) + abs(float(other_value)))
-    return Bracket(value, value - error, value + error, "computed", "normal form by directional derivatives")
+    direction *= max(moved, small) / np.linalg.norm(direction)
+    changes = [(at.points + direction, at.parameter, moved / max(moved, small) * np.sqrt(at.points.size))]
+    if abs(point.tangent[-1]) > 1e-9:
+        step = PERTURBATION * point.tangent
+        along = PERTURBATION * abs(point.tangent[-1]) * curve.parameter_scale
+        changes.append((curve.points(point.u + step), curve.parameter(point.u + step), error / along))
+    total = ROUNDING * EPS * len(at.points) * (abs(value) + form.scale)
+    for points, parameter, share in changes:
+        jacobians = curve.linearise(curve.vector(points, parameter)).jacobians
+        if not np.all(np.isfinite(jacobians)):
+            return None
+        other = form_of(kind, at._replace(points=points, parameter=parameter, jacobians=jacobians), target, shift)
+        other_value = float(other.coefficient.real)
+        if kind == "branch-point":
+            other_value = other.cubic if form.quadratic == 0 else other.quadratic or value
+        total += abs(other_value - value) * share
+    if not np.isfinite(total):
+        return None
+    return Bracket(value, value - total, value + total, "computed", "normal form by directional derivatives")
 
 
 def criticality_of(kind: Kind, coefficient: Bracket | None, pitchfork: bool, drift: float) -> Criticality | None:
     """What the sign of the coefficient says."""
-    if kind == "fold" or (kind == "branch-point" and not pitchfork):
+    if kind == "fold" or (kind == "branch-point" and not pitchfork and coefficient is not None):
         return None
     if coefficient is None or coefficient.lower <= 0 <= coefficient.upper or drift > DRIFT:
         return "degenerate"

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from numbers import Integral, Real
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -9,7 +10,15 @@ import numpy as np
 from gdmap.continuation.arclength import Curve, Point, as_large_a_step
 from gdmap.continuation.branch import Branch, End, concrete
 from gdmap.continuation.event import Event, Kind
-from gdmap.continuation.events import Located, between, described, events_between, hidden_events
+from gdmap.continuation.events import (
+    Located,
+    between,
+    described,
+    events_between,
+    hidden_events,
+    merged,
+    mismatch,
+)
 from gdmap.maps import Family, Map, family_along
 from gdmap.orbits.periodic_orbit import NoOrbitError, PeriodicOrbit, orbit_at
 from gdmap.orbits.shooting import DENSE_LIMIT
@@ -21,11 +30,19 @@ TURN, OFF = 0.9, 0.3
 # Multipliers near the unit circle may move by so much in a step; a step grows only if they moved by less than
 # half.
 MOVE = 0.25
+# Inside steps longer than LONG one more point is looked at, and how far multipliers are from where both ends put
+# them.
+LONG, INSIDE, UNEVEN = 0.02, 0.38, 0.02
 DIVERGES = 1e6
 # A jump of the Jacobian that is as large after so many bisections is one.
-BISECTIONS = 8
+BISECTIONS = 20
+JUMP = 0.02
+# Steps that are made shorter because an event in them could not be located, on one branch.
+RETRIES = 8
 GROWTH, EASY = 0.5, 10
 LOST = 1e-6
+# Halves of an orbit that come together by this factor in one step are the same.
+HALVED = 1e-5
 
 
 @dataclass(frozen=True)
@@ -108,7 +125,9 @@ def continue_orbit(
     -----
     Events are detected by counting multipliers at both ends of a step. Two that undo each other within one step (a
     multiplier that leaves the unit circle and returns) are looked for where the distances to the unit circle over
-    three points suggest them; a very short excursion can still be missed: lower ``largest_step``.
+    three points, or a point inside a long step, suggest them; a very short excursion can still be missed, and a
+    kink of the loss is seen only where it moves a multiplier across the unit circle or by more than 0.25: lower
+    ``largest_step``.
     """
     if not isinstance(orbit, PeriodicOrbit):
         raise TypeError(
@@ -127,7 +146,7 @@ def continue_orbit(
             f"period * state_dim = {orbit.points.size}. Larger ones can be refined at single parameter values "
             f"(orbit_at)"
         )
-    curve = Curve(family, orbit.points, bounds[1] - bounds[0], orbit.neutral_dimension or 0)
+    curve = Curve(family, orbit.points, present, bounds[1] - bounds[0], orbit.neutral_dimension or 0)
     first = curve.first_point(orbit.points, present)
     if isinstance(first, str):
         raise ValueError(STARTS[first].format(name=name, present=present))
@@ -182,8 +201,11 @@ def joined(
         "start": End.of(backward.reason if backward else "not followed", name, float(values[0])),
         "end": End.of(forward.reason if forward else "not followed", name, float(values[-1])),
     }
-    if backward is not None and backward.reason == "closed":
-        ends["end"] = End.of("closed", name, float(values[-1]))
+    if any(side is not None and side.reason == "closed" for side in (backward, forward)):
+        ends = {
+            "start": End.of("closed", name, float(values[0])),
+            "end": End.of("closed", name, float(values[-1])),
+        }
     events: list[Event] = []
     branch = Branch(
         map_,
@@ -204,8 +226,8 @@ def joined(
     )
     located = [*(reversed(backward.events) if backward else []), *(forward.events if forward else [])]
     for item in located:
-        here = curve.parameter(item.point.u)
-        events.append(described(curve, item, name, concrete(family, here), branch))
+        events.append(described(curve, item, name, lambda value: concrete(family, value), branch))
+    events[:] = merged(events)
     for side, followed in (("start", backward), ("end", forward)):
         event = halving(branch, followed) if followed is not None and followed.beyond is not None else None
         if event is not None:
@@ -229,7 +251,7 @@ def halving(branch: Branch, followed: Trace) -> Event | None:
         return None
     reach = 4 * (max(values) - min(values)) + 1e-9 * (high - low)
     window = max(low, values[-1] - reach), min(high, values[-1] + reach)
-    along = Curve(branch.family, parent.points, high - low, parent.neutral_dimension or 0)
+    along = Curve(branch.family, parent.points, values[-1], high - low, parent.neutral_dimension or 0)
     first = along.first_point(parent.points, values[-1])
     if isinstance(first, str):
         return None
@@ -248,7 +270,7 @@ def trace(curve: Curve, start: Point, bounds: tuple[float, float], controls: Con
     """Follow the curve from ``start`` the way it faces."""
     points: list[Point] = [start]
     stretches: list[list[Located]] = []
-    length, reason, beyond = controls.step, "max_points", None
+    length, reason, beyond, retries = controls.step, "max_points", None, RETRIES
     value, upward = curve.parameter(start.u), start.tangent[-1] > 0
     if (value >= bounds[1] and upward) or (value <= bounds[0] and not upward):
         return Trace(points, [], "bound")
@@ -261,12 +283,25 @@ def trace(curve: Curve, start: Point, bounds: tuple[float, float], controls: Con
         if passes_half_period(curve, here, new):
             reason, beyond = "period halves", new
             break
+        found = events_between(curve, here, new)
+        if any(mismatch(curve, item) for item in found):
+            edge = before_jump(curve, here, new)
+            if edge is not None:
+                points.extend([edge] if edge is not here else [])
+                reason = "kink"
+                break
+            length = float(np.linalg.norm(new.u - here.u)) / 4
+            if length >= controls.smallest_step and retries:
+                retries -= 1
+                continue
+            reason = "not located"
+            break
         points.append(new)
-        stretches.append(events_between(curve, here, new))
+        stretches.append(found)
         for back in (2, 1):
             if len(points) > 2 and not stretches[-back]:
                 stretches[-back] = hidden_events(curve, points[-3:], 2 - back)
-        if any(item.kind == controls.until for found in stretches[-2:] for item in found):
+        if any(item.kind == controls.until for stretch in stretches[-2:] for item in stretch):
             reason = "event"
             break
         value = curve.parameter(new.u)
@@ -279,7 +314,7 @@ def trace(curve: Curve, start: Point, bounds: tuple[float, float], controls: Con
         if len(points) > 3 and comes_back(curve, start, here, new):
             reason = "closed"
             break
-    return Trace(points, [item for found in stretches for item in found], reason, beyond)
+    return Trace(points, [item for stretch in stretches for item in stretch], reason, beyond)
 
 
 def attempted(
@@ -297,29 +332,31 @@ def attempted(
         if isinstance(new, str):
             failure = new
         else:
-            failure = too_far(here, new, length)
+            failure = too_far(here, new, length) or uneven(curve, here, new, length)
             if not failure:
                 moved = as_large_a_step(here.multipliers, new.multipliers)
                 if moved < MOVE / 2:
                     length *= 1 + GROWTH * max(0.0, (EASY - new.iterations) / EASY) ** 2
                 return new, "", length
         length /= 2
-    if failure == "kink" and isinstance(new, Point) and not jumps(curve, here, new):
+    if failure == "kink" and isinstance(new, Point) and before_jump(curve, here, new) is None:
         failure = "step too small"
     return None, failure, length
 
 
-def jumps(curve: Curve, one: Point, other: Point) -> bool:
-    """Whether multipliers move as much however near two points of the curve come, as at a jump of the Jacobian."""
+def before_jump(curve: Curve, one: Point, other: Point) -> Point | None:
+    """The last point before a jump of the Jacobian: multipliers move as much however near two points come."""
     whole = as_large_a_step(one.multipliers, other.multipliers)
     for _ in range(BISECTIONS):
         middle = between(curve, one, other, 0.5)
         if isinstance(middle, str):
-            return False
+            break
         first = as_large_a_step(one.multipliers, middle.multipliers)
         second = as_large_a_step(middle.multipliers, other.multipliers)
         one, other = (one, middle) if first >= second else (middle, other)
-    return as_large_a_step(one.multipliers, other.multipliers) > whole / 2
+    else:
+        return one if as_large_a_step(one.multipliers, other.multipliers) > max(whole * JUMP, 1e-9) else None
+    return None
 
 
 def too_far(here: Point, new: Point, length: float) -> str:
@@ -332,6 +369,20 @@ def too_far(here: Point, new: Point, length: float) -> str:
     if as_large_a_step(here.multipliers, new.multipliers) > MOVE:
         return "kink"
     return ""
+
+
+def uneven(curve: Curve, here: Point, new: Point, length: float) -> str:
+    """What is wrong with a long step: multipliers inside it are not between those at its ends; or nothing."""
+    if length <= LONG:
+        return ""
+    middle = between(curve, here, new, INSIDE)
+    if isinstance(middle, str) or not middle.multipliers.size:
+        return ""
+    nearest = new.multipliers[np.abs(here.multipliers[:, None] - new.multipliers).argmin(axis=1)]
+    expected = (1 - INSIDE) * here.multipliers + INSIDE * nearest
+    critical = middle.multipliers[np.abs(np.abs(middle.multipliers) - 1) < MOVE]
+    allowed = UNEVEN + 0.5 * as_large_a_step(here.multipliers, new.multipliers)
+    return "step too small" if as_large_a_step(expected, critical) > allowed else ""
 
 
 def landed(curve: Curve, here: Point, beyond: Point, bounds: tuple[float, float]) -> Point | str:
@@ -362,7 +413,10 @@ def passes_half_period(curve: Curve, here: Point, new: Point) -> bool:
         points = curve.points(u)
         return (points[: p // 2] - points[p // 2 :]).ravel()
 
-    return float(difference(here.u) @ difference(new.u)) < 0
+    before, after = difference(here.u), difference(new.u)
+    # Newton's method may also have come down on the branch of half the period itself.
+    collapsed = np.linalg.norm(after) < HALVED * np.linalg.norm(before)
+    return bool(collapsed or float(before @ after) < 0)
 
 
 def comes_back(curve: Curve, start: Point, here: Point, new: Point) -> bool:
@@ -385,7 +439,10 @@ def checked_bounds(bounds: Any, name: str, present: float) -> tuple[float, float
     """Bounds as two floats around the present value."""
     if bounds is None or np.shape(bounds) != (2,):
         raise ValueError(f"bounds must be two numbers (lowest, highest {name}), got {bounds!r}")
-    low, high = float(bounds[0]), float(bounds[1])
+    try:
+        low, high = float(bounds[0]), float(bounds[1])
+    except (TypeError, ValueError):
+        raise ValueError(f"bounds must be two numbers (lowest, highest {name}), got {bounds!r}") from None
     if not (np.isfinite(low) and np.isfinite(high) and low < high):
         raise ValueError(f"bounds must be finite and increasing, got ({low}, {high})")
     if name in ("step_size", "learning_rate") and low <= 0:
@@ -402,13 +459,18 @@ def checked_bounds(bounds: Any, name: str, present: float) -> tuple[float, float
 def checked_controls(controls: Controls) -> Controls:
     """Step lengths in order, or an error."""
     lengths = controls.smallest_step, controls.step, controls.largest_step
+    if not all(isinstance(length, Real) and not isinstance(length, bool) for length in lengths):
+        raise ValueError(
+            f"step, smallest_step and largest_step must be numbers, got {lengths[1]!r}, {lengths[0]!r}, "
+            f"{lengths[2]!r}"
+        )
     if not all(np.isfinite(length) and length > 0 for length in lengths):
         raise ValueError("step, smallest_step and largest_step must be positive and finite")
     if not controls.smallest_step <= controls.largest_step:
         raise ValueError(f"smallest_step {lengths[0]} exceeds largest_step {lengths[2]}")
     if (
         isinstance(controls.max_points, bool)
-        or not isinstance(controls.max_points, int)
+        or not isinstance(controls.max_points, Integral)
         or controls.max_points < 1
     ):
         raise ValueError(f"max_points must be a positive integer, got {controls.max_points!r}")

@@ -1,5 +1,6 @@
 """From a bifurcation onto what branches off there: the orbit of twice the period, or the crossing branch."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -8,7 +9,8 @@ import numpy as np
 from gdmap.continuation.arclength import Curve, Point
 from gdmap.continuation.branch import Branch, concrete
 from gdmap.continuation.event import Event
-from gdmap.continuation.follow import Controls, Trace, checked_bounds, checked_controls, joined, trace
+from gdmap.continuation.events import events_between, mismatch, return_map
+from gdmap.continuation.follow import Controls, Trace, checked_bounds, checked_controls, joined, trace, turned
 from gdmap.continuation.normal_forms import DRIFT
 from gdmap.orbits.multipliers import return_jacobian
 from gdmap.orbits.periodic_orbit import NoOrbitError, PeriodicOrbit, orbit_at
@@ -17,9 +19,11 @@ from gdmap.spectra.dense import multipliers
 # How far beyond a period doubling the new orbit is looked for: eps = -(mu + 1), the nearer the smaller it is.
 EXCESSES = (0.1, 0.03, 0.01, 3e-3, 1e-3)
 # Amplitudes tried where no coefficient predicts them, relative to the size of the orbit.
-AMPLITUDES = (0.02, 0.05, 0.01, 0.003)
+AMPLITUDES = (0.02, 0.05, 0.01, 0.003, 1e-3, 3e-4)
+# At most so many steps back from an orbit found to the event.
+BACKWARDS = 200
 # The first step onto a crossing branch.
-FIRST_STEPS = (0.02, 0.005, 1e-3, 2e-4)
+FIRST_STEPS = (0.005, 1e-3, 2e-4)
 # The new orbit is accepted if its amplitude is the predicted one up to this factor.
 FACTOR = 2.0
 
@@ -112,17 +116,16 @@ def has_one_eigenvector(event: Event) -> bool:
     return event.kind == "period-doubling" and bool(values[-2:][0] > 1e-4 * max(values[0], 1.0))
 
 
-def doubled_orbit(event: Event, origin: Branch, bounds: tuple[float, float]) -> tuple[PeriodicOrbit, float]:
+def doubled_orbit(
+    event: Event, origin: Branch, bounds: tuple[float, float], excesses: Sequence[float]
+) -> tuple[PeriodicOrbit, float]:
     """An orbit of twice the period next to a period doubling, and its parameter value."""
-    vector = [event.eigenvector.real]
-    for jacobian in event.at.curve.linearise(event.at.u).jacobians[:-1]:
-        vector.append(jacobian @ vector[-1])
-    wave = np.array(vector)
+    wave = return_map(event.at.curve, event.at).carried(event.eigenvector.real)
     if event.criticality == "degenerate" or event.coefficient is None:
-        return orbit_of_amplitude(event, origin, wave)
+        return orbit_of_amplitude(event, origin, wave, bounds)
     b, curve, points = event.coefficient.value, event.at.curve, event.points
     failure = ""
-    for excess in EXCESSES:
+    for excess in excesses:
         eps = np.copysign(excess, b)
         amplitude = np.sqrt(eps / b)
         value = event.parameter - eps / event.speed.real
@@ -130,7 +133,7 @@ def doubled_orbit(event: Event, origin: Branch, bounds: tuple[float, float]) -> 
             failure = f"it would lie beyond the bounds {bounds}: widen them"
             continue
         # Where the amplitude is no longer small beside the orbit, the expansion says nothing.
-        if amplitude * np.abs(wave).max() > 0.5 * curve.length and excess > EXCESSES[-1]:
+        if amplitude * np.abs(wave).max() > 0.5 * curve.length and excess > excesses[-1]:
             continue
         guess = np.concatenate([points + amplitude * wave, points - amplitude * wave])
         map_ = concrete(origin.family, value)
@@ -147,17 +150,24 @@ def doubled_orbit(event: Event, origin: Branch, bounds: tuple[float, float]) -> 
         if 1 / FACTOR < share < FACTOR:
             return orbit, value
         failure = f"the orbit found has {share:.2g} times the predicted amplitude"
-    raise NoOrbitError(
-        f"no orbit of period {2 * event.period} was found beside {event.parameter_name} = {event.parameter:.10g}: "
-        f"{failure}"
-    )
+    try:
+        # Near a degenerate doubling the expansion holds for amplitudes too small to be solved for.
+        return orbit_of_amplitude(event, origin, wave, bounds)
+    except NoOrbitError:
+        raise NoOrbitError(
+            f"no orbit of period {2 * event.period} was found beside {event.parameter_name} = "
+            f"{event.parameter:.10g}: {failure}"
+        ) from None
 
 
-def orbit_of_amplitude(event: Event, origin: Branch, wave: np.ndarray) -> tuple[PeriodicOrbit, float]:
-    """An orbit of twice the period with a given small amplitude, whatever parameter value it has."""
+def orbit_of_amplitude(
+    event: Event, origin: Branch, wave: np.ndarray, bounds: tuple[float, float]
+) -> tuple[PeriodicOrbit, float]:
+    """An orbit of twice the period with a given small amplitude, whatever parameter value it has in the bounds."""
     points, curve = event.points, event.at.curve
-    doubled = Curve(origin.family, np.concatenate([points, points]), curve.parameter_scale, curve.nullity)
-    centre = doubled.vector(np.concatenate([points, points]), event.parameter)
+    twice = np.concatenate([points, points])
+    doubled = Curve(origin.family, twice, event.parameter, curve.parameter_scale, curve.nullity)
+    centre = doubled.vector(twice, event.parameter)
     normal = np.append(np.concatenate([wave, -wave]).ravel(), 0.0)
     normal /= np.linalg.norm(normal)
     along, left = event.at.right[:-1], event.at.left
@@ -168,6 +178,8 @@ def orbit_of_amplitude(event: Event, origin: Branch, wave: np.ndarray) -> tuple[
         if isinstance(point, str):
             continue
         value = doubled.parameter(point.u)
+        if not bounds[0] <= value <= bounds[1]:
+            continue
         try:
             orbit = orbit_at(concrete(origin.family, value), doubled.points(point.u))
         except NoOrbitError:
@@ -176,42 +188,78 @@ def orbit_of_amplitude(event: Event, origin: Branch, wave: np.ndarray) -> tuple[
             return orbit, value
     raise NoOrbitError(
         f"no orbit of period {2 * event.period} was found beside {event.parameter_name} = {event.parameter:.10g}, "
-        f"where the normal form does not predict one"
+        f"where the normal form does not predict one, inside the bounds {bounds}"
     )
 
 
 def doubled_branch(event: Event, origin: Branch, bounds: tuple[float, float], controls: Controls) -> Branch:
-    """The branch of twice the period, from the event on."""
-    orbit, value = doubled_orbit(event, origin, bounds)
-    if not bounds[0] <= value <= bounds[1]:
-        raise ValueError(
-            f"the orbit of period {orbit.period} found at {event.parameter_name} = {value:.10g} lies outside the "
-            f"bounds {bounds}: widen them"
-        )
-    curve = Curve(origin.family, orbit.points, bounds[1] - bounds[0], orbit.neutral_dimension or 0)
-    start = curve.first_point(orbit.points, value)
-    if isinstance(start, str):
-        raise NoOrbitError(f"the new orbit cannot be followed: {start}")
-    half = event.period
-    difference = orbit.points[:half] - orbit.points[half:]
-    moving = curve.points(start.tangent)
-    if np.sum((moving[:half] - moving[half:]) * difference) < 0:
-        start = start._replace(tangent=-start.tangent)
-    twice = np.concatenate([event.points, event.points])
-    # In the phase in which the new orbit was found.
-    u = curve.vector(twice, event.parameter)
+    """The branch of twice the period, from the event on.
+
+    An orbit of it is followed back to the event first, so that nothing between them is passed over; where it does
+    not lead there, one nearer to the event is taken.
+    """
+    for excesses in (EXCESSES, EXCESSES[2:], EXCESSES[4:]):
+        orbit, value = doubled_orbit(event, origin, bounds, excesses)
+        curve = Curve(origin.family, orbit.points, value, bounds[1] - bounds[0], orbit.neutral_dimension or 0)
+        found = curve.first_point(orbit.points, value)
+        if isinstance(found, str):
+            raise NoOrbitError(f"the new orbit cannot be followed: {found}")
+        start: Point = found
+        half = event.period
+        difference = orbit.points[:half] - orbit.points[half:]
+        moving = curve.points(start.tangent)
+        if np.sum((moving[:half] - moving[half:]) * difference) < 0:
+            start = turned(start)
+        # In the phase in which the new orbit was found.
+        u = curve.vector(np.concatenate([event.points, event.points]), event.parameter)
+        distance = float(np.linalg.norm(start.u - u))
+        back = towards_event(curve, turned(start), u, bounds, controls, distance)
+        if leads_to(curve, back, u, distance):
+            break
+    else:
+        # The orbit nearest to the event is joined to it directly.
+        back = Trace([turned(start)], [], back.reason)
     at = curve.linearise(u)
     squared = multipliers(return_jacobian(at.jacobians)).astype(complex)
     across = squared[np.sort(np.argsort(np.abs(squared - 1), kind="stable")[curve.nullity :])]
     beginning = start._replace(u=u, at=at, multipliers=across, defect=float(np.linalg.norm(at.defect)))
-    distance = float(np.linalg.norm(start.u - u))
-    step = float(np.clip(distance, controls.smallest_step, controls.largest_step))
-    followed = trace(curve, start, bounds, replace(controls, step=step))
-    forward = Trace([beginning, *followed.points], followed.events, followed.reason)
+    points, events = [beginning, *(turned(point) for point in back.points[::-1])], back.events[::-1]
+    first = [i for i, item in enumerate(events) if item.kind == controls.until]
+    if first:
+        # What was asked for lies between the event and the orbit found.
+        events = events[: first[0] + 1]
+        reached = np.linalg.norm(events[-1].point.u - u)
+        points = [point for point in points if np.linalg.norm(point.u - u) <= reached] + [events[-1].point]
+        forward = Trace(points, events, "event")
+    else:
+        step = float(np.clip(distance, controls.smallest_step, controls.largest_step))
+        followed = trace(curve, start, bounds, replace(controls, step=step))
+        forward = Trace([*points, *followed.points[1:]], [*events, *followed.events], *followed[2:])
     backward = Trace([beginning], [], "period halves")
     return joined(
         orbit.map, origin.parameter_name, origin.family, curve, bounds, controls, beginning, backward, forward
     )
+
+
+def towards_event(
+    curve: Curve, start: Point, u: np.ndarray, bounds: tuple[float, float], controls: Controls, distance: float
+) -> Trace:
+    """The branch followed from an orbit of it back to the event at ``u``, which may lie at a bound."""
+    room = max(abs(curve.parameter(start.u) - curve.parameter(u)), 1e-9 * (bounds[1] - bounds[0]))
+    wider = bounds[0] - room, bounds[1] + room
+    step = float(np.clip(distance / 4, controls.smallest_step, controls.largest_step))
+    return trace(curve, start, wider, replace(controls, step=step, until=None, max_points=BACKWARDS))
+
+
+def leads_to(curve: Curve, back: Trace, u: np.ndarray, distance: float) -> bool:
+    """Whether a branch followed backwards ends at the event at ``u``."""
+    if back.reason != "period halves" or back.beyond is None:
+        return False
+    p = curve.shape[0] // 2
+    half = curve.points(back.beyond.u)
+    middle = np.concatenate([(half[:p] + half[p:]) / 2] * 2)
+    off = np.linalg.norm(curve.vector(middle, curve.parameter(back.beyond.u)) - u)
+    return bool(off < 0.5 * distance)
 
 
 def crossing_branch(event: Event, origin: Branch, bounds: tuple[float, float], controls: Controls) -> Branch:
@@ -238,9 +286,13 @@ def crossing_branch(event: Event, origin: Branch, bounds: tuple[float, float], c
         if isinstance(first, str):
             sides.append(Trace([facing], [], first))
             continue
+        passed = [item for item in events_between(curve, like(facing, first), first) if not mismatch(curve, item)]
+        if any(item.kind == controls.until for item in passed):
+            sides.append(Trace([facing, first], passed, "event"))
+            continue
         step = float(np.linalg.norm(first.u - facing.u))
         followed = trace(curve, first, bounds, replace(controls, step=min(step, controls.largest_step)))
-        sides.append(Trace([facing, *followed.points], followed.events, followed.reason))
+        sides.append(Trace([facing, *followed.points], [*passed, *followed.events], *followed[2:]))
     if all(len(side.points) == 1 for side in sides):
         raise NoOrbitError(
             f"no step onto the crossing branch at {event.parameter_name} = {event.parameter:.10g} succeeded "
@@ -249,6 +301,15 @@ def crossing_branch(event: Event, origin: Branch, bounds: tuple[float, float], c
     return joined(
         origin.map, origin.parameter_name, origin.family, curve, bounds, controls, beginning, sides[0], sides[1]
     )
+
+
+def like(facing: Point, first: Point) -> Point:
+    """The branch point as a point of the crossing curve: the undecided signs are those of the next point."""
+    values, tangent = facing.multipliers.copy(), facing.tangent.copy()
+    values[np.argmin(np.abs(values - 1))] = first.multipliers[np.argmin(np.abs(first.multipliers - 1))]
+    if abs(tangent[-1]) < 1e-6:
+        tangent[-1] = np.copysign(1e-12, first.tangent[-1])
+    return facing._replace(multipliers=values, tangent=tangent)
 
 
 def first_step(curve: Curve, facing: Point) -> Point | str:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import equinox as eqx
+import jax
 import numpy as np
 
 from gdmap.engines.precision import float64
@@ -144,4 +145,13 @@ def family_along(
         same = np.allclose(made.step(probe), map_.step(probe), rtol=1e-9, atol=1e-12, equal_nan=True)
     if not same:
         raise ValueError(f"parameter({float(value)}) is another map than the one of the orbit: check value=")
-    return MadeFamily(parameter, map_.objective), float(value)
+    family = MadeFamily(parameter, map_.objective)
+    try:
+        with float64():
+            jax.eval_shape(family.step, np.float64(value), probe)
+    except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError) as error:
+        raise TypeError(
+            "the function given as the parameter must be traceable by JAX: it must not turn its value into a "
+            "Python number (float(value), an if on it) or a NumPy array (np.sqrt(value)); use jax.numpy"
+        ) from error
+    return family, float(value)
