@@ -1,4 +1,5 @@
 import json
+import re
 import sys
 
 import numpy as np
@@ -6,6 +7,7 @@ import pytest
 import xarray as xr
 
 from gdmap.cli import main
+from gdmap.cli.bifurcation import divergence, inside
 
 LOSSES = """
 import gdmap, optax
@@ -14,6 +16,7 @@ well = gdmap.Function(lambda x: (x[0] ** 2 - 1) ** 2 / 4, 1)
 ball = gdmap.Optimiser(well, optax.sgd, learning_rate=0.3, momentum=0.5)
 adam = gdmap.Optimiser(well, optax.adam, learning_rate=0.3)
 number = 3
+flat = gdmap.Function(lambda x: abs(x[0]), 1)
 """
 
 
@@ -51,8 +54,9 @@ def test_orbits_end_to_end(run, folder):
     )
     assert status == 0
     assert "GradientDescent on losses.py:well, step_size 1.1." in shown
-    assert "Multipliers of 0: 0.18 +- " in shown and "2 of them stable" in shown
-    assert max(map(len, shown.split("Multipliers of")[0].splitlines())) <= 80
+    assert "Multiplier of 0: 0.18 +- " in shown and "2 of them stable" in shown
+    assert "Points of 2: " in shown and "1.67874" in shown
+    assert max(map(len, shown.split("Points of")[0].splitlines())) <= 80
     assert "…" not in shown
     record = json.loads((folder / "results" / "orbits.json").read_text())
     assert [orbit["stability"] for orbit in record["orbits"]] == ["stable", "stable", "unstable"]
@@ -61,6 +65,15 @@ def test_orbits_end_to_end(run, folder):
     with xr.open_zarr(folder / "results" / "orbits.zarr", consolidated=False) as dataset:
         np.testing.assert_allclose(np.abs(dataset["state"][2]), np.sqrt(1 + 2 / 1.1), rtol=1e-10)
     assert (folder / "results" / "orbits.png").stat().st_size > 10_000
+
+
+def test_of_many_orbits_a_dozen_is_shown(run):
+    # |x| has a 2-cycle through every start.
+    status, shown, _ = run("orbits", "losses.py:flat", "--period", 2, "--starts", 16, "--step-size", 0.3)
+    assert status == 0
+    assert "Points of 11: " in shown and "Points of 12: " not in shown and "Multiplier of 12" not in shown
+    more = int(re.search(r"And (\d+) more: --json or --out has all of them", shown)[1])
+    assert f"{12 + more} orbits of minimal period 2" in shown
 
 
 def test_no_orbit_is_exit_status_3_with_what_to_try(run):
@@ -82,8 +95,9 @@ def test_bifurcation_end_to_end(run, folder):
         *("--orbit-diagram", "--out", "diagram"),
     )
     assert status == 0
-    assert "period doubling" in shown and "1.236067977" in shown and "supercritical" in shown
-    assert "Nothing was followed from event 2, 3: not asked for: doublings=1." in shown
+    assert "GradientDescent on losses.py:well, step size from 0.5 to 1.25." in shown
+    assert " doubling  1.236067977" in shown and " super " in shown
+    assert "Nothing was followed from events 2, 3: not asked for: --doublings 1." in shown
     assert max(map(len, shown.split("At step_size")[0].splitlines())) <= 80 and "…" not in shown
     record = json.loads((folder / "diagram" / "bifurcation.json").read_text())
     assert [branch["period"] for branch in record["branches"]] == [1, 1, 1, 2, 2]
@@ -96,6 +110,17 @@ def test_bifurcation_end_to_end(run, folder):
     for name in ("bifurcation.png", "orbit_diagram.png"):
         assert (folder / "diagram" / name).stat().st_size > 10_000
     assert (folder / "diagram" / "orbit_diagram.zarr").is_dir()
+
+
+def test_records_are_in_order_inside_the_bounds_and_say_where_all_diverge():
+    dots = xr.Dataset(
+        {"diverged": (("sweep", "value", "start"), np.array([[[0, 0], [1, 0], [1, 1], [1, 1]]], bool))},
+        coords={"value": [1.0, 2.0, 3.0, 4.0]},
+    )
+    assert "2 of 4 values of the step size, between 3 and 4" in divergence(dots, "step size")
+    assert "every start diverged at every value" in divergence(dots.isel(value=[2, 3]), "step size")
+    assert divergence(dots.isel(value=[0, 1]), "step size") == ""
+    assert inside(np.nextafter(0.2, 0), [0.2, 1]) == 0.2 and inside(np.nextafter(1, 2), [0.2, 1]) == 1
 
 
 @pytest.mark.slow
@@ -122,8 +147,11 @@ def test_nothing_to_begin_with_is_exit_status_3(run):
         (("orbits", "losses.py:well", "--step-size", 1, "--complete"), "--complete needs --region"),
         (("orbits", "losses.py:well", "--step-size", 1, "--out", "file"), "file is a file, give a folder"),
         (("orbits", "losses.py:adam"), "depends on time"),
-        (("bifurcation", "losses.py:well"), "--step-sizes FROM:TO"),
-        (("bifurcation", "losses.py:well", "--step-sizes", "1"), "two numbers FROM:TO"),
+        (("bifurcation", "losses.py:well"), "--step-sizes FROM:TO such as 0.1:1.5"),
+        (
+            ("bifurcation", "losses.py:well", "--step-sizes", "0.1,1"),
+            "two numbers FROM:TO with a colon, such as 0.1:1.5",
+        ),
         (("bifurcation", "losses.py:well", "--step-sizes", "0:1"), "step sizes must be positive"),
         (("bifurcation", "losses.py:well", "--step-sizes", "2:1"), "FROM < TO"),
         (("bifurcation", "losses.py:well", "--step-sizes", "1:2", "--at", 3), "lies outside the range 1:2"),
@@ -137,8 +165,19 @@ def test_nothing_to_begin_with_is_exit_status_3(run):
             "greater than or equal to 0",
         ),
         (("bifurcation", "losses.py:ball", "--parameter", "momentum"), "--parameter NAME with --range"),
-        (("bifurcation", "losses.py:ball", "--parameter", "decay", "--range", "0:1"), "has no decay to set"),
-        (("bifurcation", "losses.py:well", "--parameter", "momentum", "--range", "0:1"), "--step-size is needed"),
+        (
+            ("bifurcation", "losses.py:ball", "--parameter", "decay", "--range", "0:1"),
+            "it has step_size, momentum",
+        ),
+        (
+            ("bifurcation", "losses.py:well", "--parameter", "momentm", "--range", "0:1"),
+            "--parameter momentm: GradientDescent has no parameter 'momentm'; it has step_size, momentum",
+        ),
+        (
+            ("bifurcation", "losses.py:well", "--parameter", "momentum", "--range", "0:1"),
+            "--parameter momentum varies the momentum: --step-size, which stays the same, is needed too",
+        ),
+        (("orbits", "losses.py:adam", "--momentum", 0.5), "--momentum: Optimiser has no parameter 'momentum'"),
     ],
 )
 def test_mistakes_end_with_one_line(run, arguments, words):

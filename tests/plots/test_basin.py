@@ -1,3 +1,5 @@
+import sys
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -30,11 +32,25 @@ def test_basins_have_the_hue_of_their_attractor(wells, tmp_path):
 
 def test_legend_and_attractors(wells):
     labels = [entry.get_label() for entry in legend_entries(wells)]
-    assert [label.split(":")[0] for label in labels] == ["1  minimum", "2  minimum", "diverged"]
+    words = [label.split(":")[0] for label in labels]
+    assert sorted(word[3:] for word in words[:2]) == ["minimum (-1, 0)", "minimum (1, 0)"]
+    assert words[2:] == ["diverged", "paler = sooner"]
     figure = plot_basin(wells)
     drawn = sorted(float(line.get_xdata()[0]) for line in figure.axes[0].lines)
     assert drawn == pytest.approx([-1, 1], abs=1e-9)
     assert figure.axes[0].get_aspect() == 1
+    assert figure.axes[0].get_title() == wells.attrs["map"]
+
+
+def test_below_the_picture_stands_how_far_to_trust_it(wells):
+    words = "status: estimated; no pixel was checked against the full ensemble"
+    assert plot_basin(wells).get_supxlabel() == words
+    checked = {"verified": 500, "error_rate": 0.172, "error_rate_lower": 0.1414, "error_rate_upper": 0.2075}
+    figure = plot_basin(wells.assign_attrs(checked), "")
+    assert figure.get_supxlabel() == (
+        "status: estimated\n17 % [14, 21] of 500 checked pixels disagree with the full ensemble"
+    )
+    assert figure.axes[0].get_title() == ""
 
 
 def test_many_attractors_have_different_colours():
@@ -46,3 +62,11 @@ def test_many_attractors_have_different_colours():
 def test_another_dataset_is_refused():
     with pytest.raises(ValueError, match=r"gdmap\.basin"):
         plot_basin(xr.Dataset())
+
+
+def test_a_picture_that_disagrees_often_comes_with_a_warning(monkeypatch):
+    checks = {"verified": 500, "disagreements": 86, "error_rate_lower": 0.14}
+    # The module: its package has the function of this name.
+    monkeypatch.setattr(sys.modules[basin.__module__], "_verified", lambda *_: checks)
+    with pytest.warns(UserWarning, match="86 of 500 pixels checked have another fate"):
+        basin(GradientDescent(WELLS, 0.9), ((-4, 4), (-2, 2)), (160, 20))

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from gdmap import Function, GradientDescent, bifurcation_diagram
 from gdmap.plots import plot_bifurcation_diagram, plot_lyapunov, plot_orbit_diagram, plot_periodic_orbits
+from gdmap.plots.orbits import HALVES, smooth_curve
 from tests.orbits.diagrams import hysteresis, turning_diagram, well_diagram, well_orbits
 
 
@@ -87,6 +89,37 @@ def test_curves_between_the_points_follow_the_cycle():
     assert checked == 2
 
 
+def test_a_fixed_point_is_drawn_solid_up_to_its_event():
+    # The minimum of a loss without symmetry is no round number: along its branch it varies by rounding.
+    tilted = Function(lambda x: x[0] ** 4 / 4 - x[0] ** 2 / 2 + 0.1 * x[0], 1)
+    dataset = bifurcation_diagram(GradientDescent(tilted, 0.2), bounds=(0.2, 1.5), starts=8, doublings=0)
+    # The smaller minimum solves x^3 - x + 0.1 = 0; it doubles where the curvature 3 x^2 - 1 is 2 / step size.
+    minima = np.sort(np.roots([1, 0, -1, 0.1]).real)[[0, 2]]
+    # Rounding as large as it gets, of either sign.
+    noise = 2e-16 * np.random.default_rng(0).choice([-1, 1], dataset["state"].shape)
+    (axes,) = plot_bifurcation_diagram(dataset.assign(state=dataset["state"] + noise), 0).axes
+    solid = [line for line in axes.get_lines() if line.get_linestyle() == "-" and len(line.get_xdata()) > 3]
+    ends = {float(np.mean(line.get_ydata())): np.asarray(line.get_xdata()) for line in solid}
+    np.testing.assert_allclose(sorted(ends), minima, atol=1e-9)
+    for minimum, x in ends.items():
+        assert np.all(np.diff(x) > 0)
+        np.testing.assert_allclose([x[0], x[-1]], [0.2, 2 / (3 * minimum**2 - 1)], rtol=1e-9)
+
+
+@pytest.mark.parametrize("n", [2, 3, 6])
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_doubling_has_a_vertical_tangent_however_few_its_points(n, side):
+    # The 2-cycle +-sqrt(r) born at r = 0, at points evenly spaced in the amplitude.
+    amplitude = np.linspace(0, 1, n)[:: 1 - 2 * side]
+    ends = ["", ""]
+    ends[side] = HALVES
+    curve = smooth_curve(amplitude**2, np.column_stack([amplitude, -amplitude]), ends)
+    drawn = curve(np.linspace(0, n - 1, 101))
+    np.testing.assert_allclose(drawn[:, 1], -drawn[:, 2], atol=1e-12)
+    # Straight lines would be off by 1/4, 1/16 and 1/100.
+    np.testing.assert_allclose(drawn[:, 0], drawn[:, 1] ** 2, atol=1e-12)
+
+
 def test_norm_observable_and_dots_behind(tmp_path):
     figure = saved(plot_bifurcation_diagram(well_diagram(), 0, well_orbits()), tmp_path)
     assert "states after a transient" in entries(figure)
@@ -103,19 +136,31 @@ def test_orbit_diagram_marks_divergence_and_names_the_sweeps(tmp_path):
     figure = saved(plot_orbit_diagram(hysteresis()), tmp_path)
     assert entries(figure) == ["going up", "going down"]
     one = well_orbits().isel(value=[3])
-    assert entries(saved(plot_orbit_diagram(one), tmp_path))[1:] == ["all starts diverge"]
+    # Nothing is drawn for the sweep, so the legend does not name it.
+    figure = saved(plot_orbit_diagram(one), tmp_path)
+    assert entries(figure) == ["all starts diverge"]
+    assert [text.get_text() for text in figure.axes[0].texts] == ["every start diverged"]
+    behind = one.assign_attrs(parameter="step_size")
+    assert "states after a transient" not in entries(plot_bifurcation_diagram(well_diagram(), 0, behind))
 
 
 def test_periodic_orbits_and_their_multipliers(tmp_path):
     for dim, label in ((1, "next state"), (2, "component 1 of the state")):
         figure = saved(plot_periodic_orbits(orbits_dataset(dim)), tmp_path)
         assert figure.axes[0].get_ylabel() == label
-        assert entries(figure) == ["0: period 2, stable", "1: period 1, unstable, |multiplier| 30"]
+        words = ["0: period 2, stable", "1: period 1, unstable, |multiplier| 30", "rim: |multiplier| above 2.5"]
+        assert entries(figure) == words
+    assert len(entries(plot_periodic_orbits(orbits_dataset(1).isel(orbit=[0])))) == 1
 
 
 def test_lyapunov_history_ends_in_the_intervals(tmp_path):
     figure = saved(plot_lyapunov(lyapunov_dataset(), "two exponents"), tmp_path)
     assert entries(figure) == ["1: 0.4 in [0.39, 0.41]", "2: -1.6 in [-1.61, -1.59]"]
+    # 0 lies between them; far from 0 the interval and the second half of the history fill the panel.
+    assert figure.axes[0].get_ylim()[0] < -1.6 and figure.axes[0].get_ylim()[1] > 0.4
+    alone = plot_lyapunov(lyapunov_dataset(1).assign_attrs(map="GradientDescent(Function, step_size=1.0)"))
+    assert 0.37 < alone.axes[0].get_ylim()[0] < 0.39 and 0.49 < alone.axes[0].get_ylim()[1] < 0.51
+    assert alone.get_suptitle() == "GradientDescent(Function, step_size=1.0)"
     many = plot_lyapunov(lyapunov_dataset(12))
     assert len(entries(many)) == 10 and "first 10 of 12" in many.legends[0].get_title().get_text()
     infinite = lyapunov_dataset()

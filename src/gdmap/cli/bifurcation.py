@@ -12,9 +12,9 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from gdmap.cli.maps import Momentum, Target, load_target, map_of, with_number
+from gdmap.cli.maps import Momentum, Target, load_target, map_of, refuse_unknown, with_number
 from gdmap.cli.options import Json, plain, print_json
-from gdmap.cli.orbits import in_options, refuse_file
+from gdmap.cli.orbits import heading, in_options, refuse_file
 from gdmap.cli.tables import progress_bar
 from gdmap.continuation import bifurcation_diagram
 from gdmap.continuation.bifurcation_diagram import doubling_sequences, feigenbaum_ratios, stable_ranges
@@ -27,6 +27,12 @@ from gdmap.plots import plot_bifurcation_diagram, plot_orbit_diagram
 # Exit statuses; 2 is a mistake in the input, as of every command.
 FOUND, NOTHING = 0, 3
 VALUES, SAMPLES = 400, 100
+SHORT = {
+    "fold": "fold",
+    "period-doubling": "doubling",
+    "branch-point": "branch point",
+    "neimark-sacker": "Neimark-Sacker",
+}
 
 
 def bifurcation(
@@ -75,6 +81,11 @@ def bifurcation(
     refuse_file(out)
     name, bounds = parameter_and_range(parameter, step_sizes, range_, step_size, momentum)
     loaded = load_target(target)
+    refuse_unknown(loaded, name, f"--parameter {parameter}")
+    if name == "momentum" and step_size is None and not isinstance(loaded, Map):
+        raise ValueError(
+            "--parameter momentum varies the momentum: --step-size, which stays the same, is needed too"
+        )
     places = list(dict.fromkeys(at or [bounds[0]]))
     maps = [map_along(loaded, name, place, step_size, momentum) for place in places]
     shown = read_component(component, maps[0])
@@ -101,13 +112,13 @@ def bifurcation(
                 maps[0], values, min(starts, 16), parameter=name, samples=SAMPLES, scale=scale, seed=seed
             )
     record = full_record(target, dataset)
+    title = heading(target, maps[0], varied(name))
     if out is not None:
-        others = [f"{key} {number:g}" for key, number in maps[0].numbers.items() if key not in varied(name)]
-        save(out, record, dataset, dots, shown, ", ".join([f"{type(maps[0]).__name__} on {target}", *others]))
+        save(out, record, dataset, dots, shown, title)
     if json_:
         print_json(record)
     else:
-        show(record, dataset, dots, out)
+        show(title, record, dots, out)
     raise typer.Exit(FOUND)
 
 
@@ -126,7 +137,10 @@ def parameter_and_range(
         )
     text = step_sizes if range_ is None else range_
     if text is None:
-        raise ValueError("give the range to draw: --step-sizes FROM:TO, or --parameter NAME with --range FROM:TO")
+        raise ValueError(
+            "give the range to draw: --step-sizes FROM:TO such as 0.1:1.5, or --parameter NAME with --range "
+            "FROM:TO such as 0:0.9"
+        )
     if varies_step and step_size is not None:
         raise ValueError("--step-size goes with another --parameter: here the step size itself is varied")
     if name == "momentum" and momentum is not None:
@@ -135,7 +149,9 @@ def parameter_and_range(
     try:
         low, high = (float(part) for part in text.split(":"))
     except ValueError:
-        raise ValueError(f"{option} must be two numbers FROM:TO such as 0.1:1.5, got {text}") from None
+        raise ValueError(
+            f"{option} must be two numbers FROM:TO with a colon, such as 0.1:1.5, got {text}"
+        ) from None
     if not (np.isfinite(low) and np.isfinite(high) and low < high):
         raise ValueError(f"{option} must be finite with FROM < TO, got {text}")
     if varies_step and low <= 0:
@@ -224,9 +240,11 @@ def full_record(target: str, dataset: xr.Dataset) -> dict[str, Any]:
             "generation": int(dataset["generation"][row]),
             "born_at": None if dataset["born_at"][row] < 0 else int(dataset["born_at"][row]),
             "points": int(dataset["length"][row]),
-            "lowest": float(np.nanmin(dataset["parameter"][row])),
-            "highest": float(np.nanmax(dataset["parameter"][row])),
-            "stable": [list(pair) for pair in stable_ranges(dataset, row)],
+            "lowest": inside(float(np.nanmin(dataset["parameter"][row])), attrs["bounds"]),
+            "highest": inside(float(np.nanmax(dataset["parameter"][row])), attrs["bounds"]),
+            "stable": sorted(
+                sorted(inside(end, attrs["bounds"]) for end in pair) for pair in stable_ranges(dataset, row)
+            ),
             "starts": {"reason": attrs["start_reasons"][row], "message": attrs["starts_because"][row]},
             "ends": {"reason": attrs["end_reasons"][row], "message": attrs["ends_because"][row]},
         }
@@ -245,6 +263,11 @@ def full_record(target: str, dataset: xr.Dataset) -> dict[str, Any]:
         "cascades": cascade_records(dataset),
         "not_followed": attrs["not_followed"],
     }
+
+
+def inside(value: float, bounds: Sequence[float]) -> float:
+    """A value of the parameter, not beyond the bounds by rounding."""
+    return float(min(max(value, bounds[0]), bounds[1]))
 
 
 def event_records(dataset: xr.Dataset) -> list[dict[str, Any]]:
@@ -310,7 +333,7 @@ def save(
 # Words -----------------------------------------------------------------------------------------------------------
 
 
-def show(record: dict[str, Any], dataset: xr.Dataset, dots: xr.Dataset | None, out: Path | None) -> None:
+def show(title: str, record: dict[str, Any], dots: xr.Dataset | None, out: Path | None) -> None:
     """Tables of the branches and the bifurcations, ratios, and what was not followed."""
     console = Console(highlight=False)
     name = record["parameter"].replace("_", " ")
@@ -318,7 +341,9 @@ def show(record: dict[str, Any], dataset: xr.Dataset, dots: xr.Dataset | None, o
     def say(text: str) -> None:
         console.print(text, markup=False, soft_wrap=True)
 
-    console.print(branches_table(record["branches"], name))
+    low, high = record["bounds"]
+    say(f"{title}, {name} from {low:g} to {high:g}.")
+    console.print(branches_table(record["branches"]))
     if record["events"]:
         console.print(events_table(record["events"], name))
     else:
@@ -335,16 +360,39 @@ def show(record: dict[str, Any], dataset: xr.Dataset, dots: xr.Dataset | None, o
         if event["not_followed"] and event["kind"] != "fold":
             reasons.setdefault(event["not_followed"], []).append(str(i))
     for reason, events in reasons.items():
-        say(f"Nothing was followed from event {', '.join(events)}: {reason}.")
+        which = "event" if len(events) == 1 else "events"
+        say(f"Nothing was followed from {which} {', '.join(events)}: {in_options(reason)}.")
     for i, branch in enumerate(record["branches"]):
         for side in ("starts", "ends"):
             if branch[side]["reason"] not in ("bound", "period halves", "closed"):
-                say(f"Branch {i} {side} {branch[side]['message']}.")
+                say(f"Branch {i} {side} {in_options(branch[side]['message'])}.")
     for sentence in record["not_followed"]:
-        say(f"Not followed: {sentence}.")
+        say(f"Not followed: {in_options(sentence)}.")
+    if dots is not None:
+        sentence = divergence(dots, name)
+        if sentence:
+            say(sentence)
     if out is not None:
         more = ", orbit_diagram.zarr, orbit_diagram.png" if dots is not None else ""
         say(f"Written to {out}: bifurcation.json, bifurcation.zarr, bifurcation.png{more}")
+
+
+def divergence(dots: xr.Dataset, name: str) -> str:
+    """At which values of an orbit diagram every start diverged, in words; empty if at none."""
+    every = dots["diverged"].values.all(axis=(0, 2))
+    values, count = dots["value"].values, int(every.sum())
+    if not count:
+        return ""
+    if count == every.size:
+        return (
+            "Orbit diagram: every start diverged at every value, there is nothing to draw: choose another range, "
+            "or starts nearer to a minimum (--scale)."
+        )
+    lowest, highest = values[every].min(), values[every].max()
+    return (
+        f"Orbit diagram: every start diverged at {count} of {every.size} values of the {name}, between "
+        f"{lowest:.6g} and {highest:.6g}."
+    )
 
 
 def narrow_table(title: str, headings: Sequence[str], left: Sequence[str]) -> Table:
@@ -357,17 +405,17 @@ def narrow_table(title: str, headings: Sequence[str], left: Sequence[str]) -> Ta
         collapse_padding=True,
         pad_edge=False,
     )
-    for heading in headings:
+    for name in headings:
         # Words may take two lines, numbers may not.
-        words = heading in left
-        table.add_column(heading, justify="left" if words else "right", no_wrap=not words)
+        words = name in left
+        table.add_column(name, justify="left" if words else "right", no_wrap=not words)
     return table
 
 
-def branches_table(branches: Sequence[dict[str, Any]], name: str) -> Table:
+def branches_table(branches: Sequence[dict[str, Any]]) -> Table:
     """A row for each branch."""
     headings = ("branch", "period", "from", "to", "stable", "neutral", "born at")
-    table = narrow_table(f"Branches of periodic orbits in the {name} (computed)", headings, ("stable",))
+    table = narrow_table("Branches of periodic orbits (computed)", headings, ("stable",))
     for i, branch in enumerate(branches):
         stable = ", ".join(f"{low:.6g} to {high:.6g}" for low, high in branch["stable"][:2])
         more = len(branch["stable"]) - 2
@@ -390,11 +438,11 @@ def events_table(events: Sequence[dict[str, Any]], name: str) -> Table:
     for i, event in enumerate(events):
         table.add_row(
             str(i),
-            event["kind"].replace("-", " ", 1),
+            SHORT[event["kind"]],
             f"{event['value']:.10g}",
             f"{event['error']:.0e}",
             str(event["period"]),
-            event["criticality"] or "-",
+            (event["criticality"] or "-").removesuffix("critical"),
             f"{event['coefficient']:.4g}" if np.isfinite(event["coefficient"]) else "-",
             f"{event['branch']}" + ("" if event["born"] is None else f" -> {event['born']}"),
         )

@@ -33,6 +33,7 @@ def map_of(target: AbstractObjective | Map, step_size: float | None, momentum: f
     if isinstance(target, Map):
         for name, number in (("step_size", step_size), ("momentum", momentum)):
             if number is not None:
+                refuse_unknown(target, name, f"--{name.replace('_', '-')}")
                 target = with_number(target, name, number)
         return target
     if step_size is None:
@@ -43,9 +44,19 @@ def map_of(target: AbstractObjective | Map, step_size: float | None, momentum: f
     return Optimiser(target, optax.sgd, learning_rate=step_size, momentum=float(momentum))
 
 
+def refuse_unknown(target: AbstractObjective | Map, name: str, option: str) -> None:
+    """An error if the maps of a loss, or the map given, have no number of this name."""
+    if isinstance(target, Map):
+        kind, known = type(target).__name__, list(target.numbers)
+    else:
+        kind, known = GradientDescent.__name__, ["step_size", "momentum"]
+    if name in known or (name == "learning_rate" and not isinstance(target, Map)):
+        return
+    # The learning rate is another name of the step size.
+    listed = ", ".join(one for one in known if one != "learning_rate" or "step_size" not in known) or "none"
+    raise ValueError(f"{option}: {kind} has no parameter {name!r}; it has {listed}")
+
+
 def with_number(map_: Map, name: str, number: float) -> Map:
     """The map with another value of one of its numbers."""
-    if name not in map_.numbers:
-        known = ", ".join(map_.numbers) or "none"
-        raise ValueError(f"--{name.replace('_', '-')}: {map_!r} has no {name} to set; it has {known}")
     return map_.with_number(name, checked_step_size(number) if name == "step_size" else float(number))

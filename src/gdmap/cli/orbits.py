@@ -1,6 +1,7 @@
 """``gdmap orbits``: the periodic orbits of an optimiser on a loss."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,6 +25,8 @@ from gdmap.plots import plot_periodic_orbits
 FOUND, NONE_OR_UNDECIDED = 0, 3
 STABILITIES = ("stable", "unstable", "marginal")
 LEADING = 4
+# So many orbits are printed; of each so many points, in spaces of so many dimensions.
+LISTED, POINTS, SMALL = 12, 8, 4
 
 
 def orbits(
@@ -190,13 +193,16 @@ def save(out: Path, record: dict[str, Any], map_: Map, found: Sequence[PeriodicO
 def show(target: str, map_: Map, found: Sequence[PeriodicOrbits], out: Path | None) -> None:
     """A table of the orbits, their multipliers, and what the searches say."""
     console = Console(highlight=False)
-    numbers = ", ".join(f"{name} {value:.10g}" for name, value in map_.numbers.items() if name != "learning_rate")
-    console.print(f"{type(map_).__name__} on {target}, {numbers}.", markup=False, soft_wrap=True)
+    console.print(f"{heading(target, map_)}.", markup=False, soft_wrap=True)
     every = [orbit for some in found for orbit in some]
     if every:
-        console.print(orbits_table(every))
-        for i, orbit in enumerate(every):
+        console.print(orbits_table(every, map_.state_dim > SMALL))
+        for i, orbit in enumerate(every[:LISTED]):
+            if map_.state_dim <= SMALL:
+                console.print(points_line(i, orbit), markup=False, soft_wrap=True)
             console.print(multipliers_line(i, orbit), markup=False, soft_wrap=True)
+        if len(every) > LISTED:
+            console.print(f"And {len(every) - LISTED} more: --json or --out has all of them.", soft_wrap=True)
     for some in found:
         for line in in_options(some.explain()).splitlines():
             console.print(line, markup=False, soft_wrap=True)
@@ -205,14 +211,24 @@ def show(target: str, map_: Map, found: Sequence[PeriodicOrbits], out: Path | No
         console.print(f"Written to {out}: orbits.json{written}", markup=False, soft_wrap=True)
 
 
+def heading(target: str, map_: Map, varied: Sequence[str] = ()) -> str:
+    """The map in words: its kind, its loss and its numbers, without those that are varied."""
+    numbers = map_.numbers
+    aliases = ("learning_rate",) if "step_size" in numbers else ()
+    words = [f"{name} {value:.10g}" for name, value in numbers.items() if name not in (*varied, *aliases)]
+    return ", ".join([f"{type(map_).__name__} on {target}", *words])
+
+
 def in_options(words: str) -> str:
     """What to change, with the options of the command line in place of arguments in Python."""
     words = words.replace("region=(lower, upper) with complete=True", "--region LOWER,UPPER with --complete")
-    return words.replace("scale=", "--scale")
+    words = words.replace("scale=", "--scale").replace("not asked for: branch_points=False", "see --branch-points")
+    words = words.replace("widen bounds= to follow", "widen the range to follow")
+    return re.sub(r"doublings=(\d+)", r"--doublings \1", words)
 
 
-def orbits_table(found: Sequence[PeriodicOrbit]) -> Table:
-    """A row for each orbit."""
+def orbits_table(found: Sequence[PeriodicOrbit], norms: bool) -> Table:
+    """A row for each orbit, with the norms of its points if these are not printed themselves."""
     table = Table(
         title="Periodic orbits (computed)",
         title_justify="left",
@@ -221,13 +237,18 @@ def orbits_table(found: Sequence[PeriodicOrbit]) -> Table:
         collapse_padding=True,
         pad_edge=False,
     )
-    for heading in ("#", "period", "|state|", "loss", "stability", "margin", "neutral", "residual"):
-        table.add_column(heading, justify="left" if heading == "stability" else "right", no_wrap=True)
-    for i, orbit in enumerate(found):
+    headings = ["#", "period", "|state|", "loss", "stability", "margin", "neutral", "residual"]
+    if not norms:
+        headings.remove("|state|")
+    for name in headings:
+        # A range may take two lines where the terminal is narrow, everything else takes one.
+        ranges = name in ("|state|", "loss")
+        table.add_column(name, justify="left" if name == "stability" else "right", no_wrap=not ranges)
+    for i, orbit in enumerate(found[:LISTED]):
         table.add_row(
             str(i),
             str(orbit.period),
-            spread(np.linalg.norm(orbit.points, axis=1), 3),
+            *([spread(np.linalg.norm(orbit.points, axis=1), 3)] if norms else []),
             spread(orbit.losses, 3),
             orbit.stability,
             f"{orbit.margin:.3g}",
@@ -240,7 +261,16 @@ def orbits_table(found: Sequence[PeriodicOrbit]) -> Table:
 def spread(values: np.ndarray, digits: int) -> str:
     """The range of some numbers, one number where they agree."""
     low, high = (f"{value:.{digits}g}" for value in (values.min(), values.max()))
-    return low if low == high else f"{low}..{high}"
+    return low if low == high else f"{low} to {high}"
+
+
+def points_line(index: int, orbit: PeriodicOrbit) -> str:
+    """The first points of one orbit."""
+    shown = [", ".join(f"{value + 0.0:.6g}" for value in point) for point in orbit.points[:POINTS]]
+    brackets = shown if orbit.points.shape[1] == 1 else [f"({point})" for point in shown]
+    more = orbit.period - POINTS
+    what = "Point" if orbit.period == 1 else "Points"
+    return f"{what} of {index}: {', '.join(brackets)}" + (f", and {more} more" if more > 0 else "") + "."
 
 
 def multipliers_line(index: int, orbit: PeriodicOrbit) -> str:
@@ -250,4 +280,6 @@ def multipliers_line(index: int, orbit: PeriodicOrbit) -> str:
         for value, error in zip(orbit.multipliers[:LEADING], orbit.multiplier_errors[:LEADING], strict=True)
     ]
     more = len(orbit.multipliers) - LEADING
-    return f"Multipliers of {index}: {', '.join(shown)}" + (f", and {more} smaller ones" if more > 0 else "") + "."
+    rest = f", and {more} smaller {'one' if more == 1 else 'ones'}" if more > 0 else ""
+    what = "Multiplier" if len(orbit.multipliers) == 1 else "Multipliers"
+    return f"{what} of {index}: {', '.join(shown)}{rest}."

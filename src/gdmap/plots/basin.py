@@ -26,20 +26,24 @@ WITHOUT = {
 LIGHTEST = 0.65
 SHOWN = 12
 OFF_PLANE = 1e-6
+# Up to so many coordinates of a minimum stand in the legend.
+COORDINATES = 3
+PALE = "#D0D0D0"
 
 
-def plot_basin(dataset: xr.Dataset, title: str = "") -> Figure:
+def plot_basin(dataset: xr.Dataset, title: str | None = None) -> Figure:
     """The picture of `gdmap.basin`: one colour for each attractor, paler where it is reached sooner.
 
     Fates without an attractor have their own colours. The attractors that lie in the plane are drawn: minima as
-    circles, cycles as squares, sets of minima and aperiodic attractors as dots. The legend has the shares.
+    circles, cycles as squares, sets of minima and aperiodic attractors as dots. The legend has the shares; below
+    the picture is said how often checked pixels disagree with the full ensemble.
 
     Parameters
     ----------
     dataset
         The result of `gdmap.basin`.
     title
-        A title above the picture.
+        A title above the picture; by default the map.
 
     Raises
     ------
@@ -64,6 +68,8 @@ def plot_basin(dataset: xr.Dataset, title: str = "") -> Figure:
     axes.set_xlim(left, right)
     axes.set_ylim(bottom, top)
     figure.legend(handles=legend_entries(dataset), loc="outside right upper", frameon=False, fontsize="small")
+    figure.supxlabel(trust(dataset), fontsize="small")
+    title = str(dataset.attrs.get("map", "")) if title is None else title
     if title:
         axes.set_title(textwrap.fill(title, 60), fontsize="medium")
     return figure
@@ -123,25 +129,41 @@ def draw_attractors(axes: Axes, dataset: xr.Dataset) -> None:
         axes.plot(x, y, ls="none", mfc=face, mec="black", **style)
 
 
+def trust(dataset: xr.Dataset) -> str:
+    """How often checked pixels disagree with the full ensemble, in words."""
+    attrs = dataset.attrs
+    status = f"status: {attrs.get('status', 'estimated')}"
+    checked = int(attrs.get("verified", 0))
+    if not checked:
+        return f"{status}; no pixel was checked against the full ensemble"
+    rate, low, high = (f"{100 * float(attrs[f'error_rate{end}']):.2g}" for end in ("", "_lower", "_upper"))
+    pixels = "pixel" if checked == 1 else "pixels"
+    return f"{status}\n{rate} % [{low}, {high}] of {checked} checked {pixels} disagree with the full ensemble"
+
+
 def legend_entries(dataset: xr.Dataset) -> list[Patch]:
     """One entry for every attractor and every other fate that occurs, with its share of the plane."""
     entries = []
     colours = attractor_colours(dataset.sizes["id"])
+    tiny = OFF_PLANE * float(np.abs(dataset.attrs["plane"]).max())
     for number, colour in enumerate(colours[:SHOWN]):
         one = dataset.isel(id=number)
-        entries.append(Patch(color=colour, label=f"{described(one)}: {percent(float(one['share']))}"))
+        entries.append(Patch(color=colour, label=f"{described(one, tiny)}: {percent(float(one['share']))}"))
     if len(colours) > SHOWN:
+        counted = len(colours) - SHOWN
         rest = float(dataset["share"].values[SHOWN:].sum())
-        entries.append(Patch(color="none", label=f"{len(colours) - SHOWN} more attractors: {percent(rest)}"))
+        entries.append(Patch(color="none", label=f"{counted} more: {percent(rest)}"))
     for name, hue in WITHOUT.items():
         share = float(dataset["fraction"].sel(fate_name=name))
         if share > 0:
             entries.append(Patch(color=hue, label=f"{name}: {percent(share)}"))
+    if len(colours) or float(dataset["fraction"].sel(fate_name="diverged")) > 0:
+        entries.append(Patch(color=PALE, label="paler = sooner"))
     return entries
 
 
-def described(one: xr.Dataset) -> str:
-    """An attractor in words: its number and what it is."""
+def described(one: xr.Dataset, tiny: float) -> str:
+    """An attractor in words: its number, what it is, and where a minimum is; coordinates below ``tiny`` are 0."""
     number, fate, neutral = int(one["id"]), Fate(int(one["attractor_fate"])), int(one["neutral_dimension"])
     if fate == Fate.MINIMUM:
         what = "minimum" if neutral == 0 else "set of minima"
@@ -149,6 +171,9 @@ def described(one: xr.Dataset) -> str:
         what = f"cycle of period {int(one['attractor_period'])}" + ("" if neutral == 0 else ", a family")
     else:
         what = fate.name.lower()
+    place = one["points"].values[0]
+    if fate == Fate.MINIMUM and neutral == 0 and place.size <= COORDINATES:
+        what += f" ({', '.join(f'{value:.3g}' if abs(value) > tiny else '0' for value in place)})"
     return f"{number}  {what}"
 
 

@@ -9,9 +9,11 @@ from matplotlib.figure import Figure
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 # So many exponents have a line in the legend; more share their colours.
 NAMED = 10
+# The line at 0 is in the picture if it is no farther away than so many times what is drawn.
+NEAR = 3.0
 
 
-def plot_lyapunov(dataset: xr.Dataset, title: str = "") -> Figure:
+def plot_lyapunov(dataset: xr.Dataset, title: str | None = None) -> Figure:
     """The running estimates of the Lyapunov exponents against the number of steps, with the final intervals.
 
     The bars at the right end are the intervals at the confidence of the dataset. Exponents of ``-inf`` (a
@@ -22,7 +24,7 @@ def plot_lyapunov(dataset: xr.Dataset, title: str = "") -> Figure:
     dataset
         The result of `gdmap.lyapunov_spectrum` for one start (``dataset.isel(start=0)``).
     title
-        A title above the picture.
+        A title above the picture; by default the map.
 
     Raises
     ------
@@ -61,15 +63,17 @@ def plot_lyapunov(dataset: xr.Dataset, title: str = "") -> Figure:
             bars = sides if np.all(np.isfinite(sides)) else None
             axes.errorbar([place], [value[i]], yerr=bars, fmt="o", ms=3.5, capsize=3, color=colour)
     axes.axvline(last, color="#888888", lw=0.8, ls=":")
-    finite = history[len(history) // 4 :][np.isfinite(history[len(history) // 4 :])]
+    finite = history[len(history) // 2 :]
+    finite = finite[np.isfinite(finite)]
     ends = np.concatenate(
         [finite, value[np.isfinite(value)], lower[np.isfinite(lower)], upper[np.isfinite(upper)]]
     )
     if ends.size:
-        # The first running means say little and may lie far out.
-        low, high = min(float(ends.min()), 0.0), max(float(ends.max()), 0.0)
-        margin = 0.08 * (high - low) or 0.1
-        axes.set_ylim(low - margin, high + margin)
+        # The running means of the first half say little and may lie far out; 0 is shown if it is near.
+        low, high = float(ends.min()), float(ends.max())
+        span = (high - low) or 0.1 * abs(high) or 0.1
+        low, high = min(low, 0.0) if low <= NEAR * span else low, max(high, 0.0) if high >= -NEAR * span else high
+        axes.set_ylim(low - 0.08 * span, high + 0.08 * span)
     axes.set_xlim(0, 1.14 * last)
     axes.set_xlabel("steps after the warm-up (final intervals to the right of the dotted line)")
     axes.set_ylabel("Lyapunov exponent per step")
@@ -79,6 +83,7 @@ def plot_lyapunov(dataset: xr.Dataset, title: str = "") -> Figure:
     if count > NAMED:
         heading += f"\n(the first {NAMED} of {count})"
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize="small", title=heading)
+    title = str(dataset.attrs.get("map", "")) if title is None else title
     if title:
         figure.suptitle(textwrap.fill(title, 85), fontsize="medium")
     return figure

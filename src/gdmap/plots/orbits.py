@@ -30,6 +30,8 @@ CELLS = 1_500
 # So many different dots at one value, at most, are those of cycles.
 CYCLE = 64
 
+# What changes by no more than this share of its size is constant up to rounding.
+FLAT = 1e-9
 # Points drawn between two points of a branch.
 BETWEEN = 12
 HALVES = "period halves"
@@ -78,9 +80,10 @@ def plot_bifurcation_diagram(
         refuse_other_parameter(dataset, orbit_diagram)
         dots = shown_values(checked_orbit_diagram(orbit_diagram), component)
         drawn.append(dots[np.isfinite(dots)])
-    limits = usual_limits(drawn)
-    if orbit_diagram is not None:
-        draw_dots(axes, orbit_diagram["value"].values, np.moveaxis(dots, 1, 0), DOTS, limits)
+    limits = usual_limits(drawn, 10 * accuracy(dataset["error"].values))
+    if orbit_diagram is not None and draw_dots(
+        axes, orbit_diagram["value"].values, np.moveaxis(dots, 1, 0), DOTS, limits
+    ):
         handles.append(dot(DOTS, "states after a transient"))
     periods = list(dict.fromkeys(sorted(dataset["period"].values.tolist())))
     colours = {period: PERIODS[i % len(PERIODS)] for i, period in enumerate(periods)}
@@ -131,10 +134,13 @@ def plot_orbit_diagram(dataset: xr.Dataset, component: Shown = None, title: str 
     handles: list[Any] = []
     sweeps = [str(name) for name in dataset["sweep"].values]
     for row, sweep in enumerate(sweeps):
-        draw_dots(axes, dataset["value"].values, values[row], SWEEPS[sweep], limits, offset=row)
+        if not draw_dots(axes, dataset["value"].values, values[row], SWEEPS[sweep], limits, offset=row):
+            continue
         words = "fresh starts" if sweep == "fresh" else f"going {sweep}"
         handles.append(dot(SWEEPS[sweep], words if len(sweeps) > 1 else f"states after a transient,\n{words}"))
     handles += draw_divergence(axes, dataset)
+    if bool(dataset["diverged"].all()):
+        axes.text(0.5, 0.5, "every start diverged", transform=axes.transAxes, ha="center", va="center")
     reach = value_range(dataset["value"].values, None)
     finish(figure, axes, dataset["value"], reach, limits, label_of(dataset, component), title)
     figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize="small")
@@ -195,6 +201,9 @@ def plot_periodic_orbits(dataset: xr.Dataset, title: str = "") -> Figure:
     left.set_ylabel("next state" if flat else "component 1 of the state")
     angles = np.linspace(0, 2 * np.pi, 181)
     right.plot(np.cos(angles), np.sin(angles), color="black", lw=1)
+    if np.any(np.abs(dataset["multiplier"].values[np.isfinite(dataset["multiplier"].values)]) > RIM):
+        right.plot(RIM * np.cos(angles), RIM * np.sin(angles), color="#BBBBBB", lw=0.8, ls=":", zorder=0)
+        handles.append(Line2D([], [], color="#BBBBBB", lw=0.8, ls=":", label=f"rim: |multiplier| above {RIM:g}"))
     right.set_aspect("equal")
     right.set_xlim(-1.05 * RIM, 1.05 * RIM)
     right.set_ylim(-1.05 * RIM, 1.05 * RIM)
@@ -257,8 +266,11 @@ def label_of(dataset: xr.Dataset, component: Shown) -> str:
     return "state" if dataset.sizes["component"] == 1 else f"component {component or 0} of the state"
 
 
-def usual_limits(parts: Sequence[np.ndarray]) -> tuple[float, float]:
-    """The range of what is drawn, without the few values that run off far beyond the others."""
+def usual_limits(parts: Sequence[np.ndarray], least: float = 0.0) -> tuple[float, float]:
+    """The range of what is drawn, without the few values that run off far beyond the others.
+
+    Values that differ by no more than ``least``, or by rounding, are one.
+    """
     values = np.concatenate(parts)
     if not values.size:
         return -1.0, 1.0
@@ -267,7 +279,11 @@ def usual_limits(parts: Sequence[np.ndarray]) -> tuple[float, float]:
     width = inner[1] - inner[0]
     if width > 0:
         low, high = max(low, inner[0] - WIDE * width), min(high, inner[1] + WIDE * width)
-    margin = 0.05 * (high - low) or 0.05 * abs(high) or 0.05
+    size = max(abs(low), abs(high))
+    if high - low <= max(FLAT * size, least):
+        margin = 0.05 * size if size > least else 0.05
+    else:
+        margin = 0.05 * (high - low)
     return low - margin, high + margin
 
 
@@ -312,7 +328,8 @@ def draw_branch(axes: Axes, dataset: xr.Dataset, row: int, values: np.ndarray, c
         around = {str(stability[k]) for k in (i - 1, i + 1) if 0 <= k < n}
         if "marginal" not in around:
             stability[i] = stability[i + 1 if i + 1 < n else i - 1]
-    curve = smooth_curve(parameter, lines, [str(dataset.attrs[f"{end}_reasons"][row]) for end in ("start", "end")])
+    reasons = [str(dataset.attrs[f"{end}_reasons"][row]) for end in ("start", "end")]
+    curve = smooth_curve(parameter, lines, reasons, 10 * accuracy(dataset["error"].values[row, :n]))
     own = np.flatnonzero((dataset["event_branch"].values == row) & (dataset["event_period"].values == period))
     places = np.sort(dataset["event_position"].values[own])
     seen: set[str] = set()
@@ -344,35 +361,53 @@ def draw_branch(axes: Axes, dataset: xr.Dataset, row: int, values: np.ndarray, c
     return seen
 
 
+def accuracy(errors: np.ndarray) -> float:
+    """The largest known error of the points."""
+    known = errors[np.isfinite(errors)]
+    return float(known.max()) if known.size else 0.0
+
+
 def fine(first: float, last: float) -> int:
     """How many points a stretch of a curve is drawn with."""
     return int(np.ceil(BETWEEN * (last - first))) + 2
 
 
 def smooth_curve(
-    parameter: np.ndarray, lines: np.ndarray, ends: Sequence[str]
+    parameter: np.ndarray, lines: np.ndarray, ends: Sequence[str], least: float = 0.0
 ) -> Callable[[np.ndarray], np.ndarray]:
     """The curve through ``(parameter, lines)`` as a function of positions along the branch, shape ``(m, 1 + p)``.
 
-    A cubic spline over the chord length. At a period doubling the curve goes on through it with the phases half a
-    period apart exchanged, so that it has its vertical tangent there.
+    A cubic spline over the chord length; what changes by no more than ``least``, or by rounding, counts as
+    constant there. At a period doubling the curve goes on through it with the phases half a period apart
+    exchanged, so that it has its vertical tangent there; the square root of the parameter's distance from the
+    doubling, which grows as the amplitude does, then takes the parameter's part in the length.
     """
     n, p = lines.shape
     data = np.column_stack([parameter, lines])
-    if n < 4:
-        return lambda places: np.column_stack(
-            [np.interp(places, np.arange(n), data[:, column]) for column in range(1 + p)]
-        )
     mirrored = np.column_stack([parameter, np.roll(lines, p // 2, axis=1)])
+    more = min(n - 1, 3)
     added = 0
     if ends[0] == HALVES:
-        data, added = np.concatenate([mirrored[3:0:-1], data]), 3
+        data, added = np.concatenate([mirrored[more:0:-1], data]), more
     if ends[1] == HALVES:
-        data = np.concatenate([data, mirrored[-2:-5:-1]])
-    scales = np.ptp(data, axis=0)
-    scaled = data / np.where(scales > 0, scales, 1)
-    chords = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(scaled, axis=0), axis=1))])
-    if np.any(np.diff(chords) <= 0):
+        data = np.concatenate([data, mirrored[-2 : -2 - more : -1]])
+    measured = data.copy()
+    if (ends[0] == HALVES) != (ends[1] == HALVES):
+        beyond = parameter - parameter[0 if ends[0] == HALVES else -1]
+        if np.all(beyond >= 0) or np.all(beyond <= 0):
+            roots = np.sqrt(np.abs(beyond))
+            parts = [-roots[more:0:-1], roots] if ends[0] == HALVES else [roots, -roots[-2 : -2 - more : -1]]
+            measured[:, 0] = np.concatenate(parts)
+    scales = np.ptp(measured, axis=0)
+    # All lines have one unit: a line at 0 up to rounding is constant beside the others.
+    floor = np.full(1 + p, max(FLAT * float(np.abs(lines).max()), least))
+    floor[0] = FLAT * float(np.abs(parameter).max())
+    chords = np.zeros(len(data))
+    varies = np.append(np.ptp(parameter), scales[1:]) > floor
+    if varies.any():
+        steps = np.diff(measured[:, varies] / scales[varies], axis=0)
+        chords[1:] = np.cumsum(np.linalg.norm(steps, axis=1))
+    if n < 2 or np.any(np.diff(chords) <= 0):
         return lambda places: np.column_stack(
             [np.interp(places + added, np.arange(len(data)), column) for column in data.T]
         )
@@ -413,8 +448,8 @@ def draw_dots(
     colour: str,
     limits: tuple[float, float],
     offset: int = 0,
-) -> None:
-    """Values of shape ``(n, ...)`` over the parameter, those that fall together once."""
+) -> bool:
+    """Values of shape ``(n, ...)`` over the parameter, those that fall together once; whether there are any."""
     low, high = limits
     few: tuple[list[Any], list[Any]] = ([], [])
     many: tuple[list[Any], list[Any]] = ([], [])
@@ -442,6 +477,7 @@ def draw_dots(
             zorder=1 + 0.1 * offset,
             rasterized=True,
         )
+    return any(map(len, (*few[0], *many[0])))
 
 
 def dot(colour: str, label: str) -> Line2D:

@@ -26,6 +26,7 @@ from gdmap.orbits import (
     periodic_orbits,
     trajectory,
 )
+from gdmap.plots.orbits import HALVES, smooth_curve
 from gdmap.reproduce.gd_vs_sgd_stability import PAPER as PAPER
 from gdmap.reproduce.gd_vs_sgd_stability import POINTS, PRINTED, minimum, network
 from gdmap.reproduce.report import Agreement, Claim, Report, number_of
@@ -741,25 +742,30 @@ def diagram_figure(diagram: Diagram) -> Figure:
 
 
 def pieces(branch: Branch) -> list[tuple[np.ndarray, np.ndarray, bool]]:
-    """The branch cut where its stability changes: step sizes, ``theta_1`` at every phase, whether it is stable."""
+    """The branch cut where its stability changes: step sizes, ``theta_1`` at every phase, whether it is stable.
+
+    The curve is smooth through the points of the branch, the bifurcations on it, and the one it was born at.
+    """
     stable, cycles = branch.stable.copy(), branch.points[:, :, 0]
     if branch.stability[0] == "marginal":
         stable[0] = stable[1]
     changes = [int(i) + 1 for i in np.flatnonzero(np.diff(stable.astype(int)))]
     joints = [nearest_event(branch, i) for i in changes]
+    step_sizes = np.insert(branch.parameter, changes, [event.parameter for event in joints])
+    lines = np.insert(cycles, changes, [event.points[:, 0] for event in joints], axis=0)
+    cuts = [place + number for number, place in enumerate(changes)]
     born = [event for event in branch.events if 2 * event.period == branch.period]
-    parts = []
-    for number, (begin, end) in enumerate(itertools.pairwise([0, *changes, len(stable)])):
-        before, after = joints[max(number - 1, 0) : number], joints[number : number + 1]
-        along_it = [e.parameter for e in before], branch.parameter[begin:end], [e.parameter for e in after]
-        points = [*(e.points[:, 0] for e in before), *cycles[begin:end], *(e.points[:, 0] for e in after)]
-        parts.append((np.concatenate(along_it), np.stack(points), bool(stable[begin])))
-    if born:
-        step_sizes, orbits, verdict = parts[0]
+    if born and abs(branch.parameter[0] - born[0].parameter) > born[0].error:
         twice = np.tile(born[0].points[:, 0], 2)
         turned = [np.roll(twice, shift) for shift in range(born[0].period)]
-        first = min(turned, key=lambda cycle: float(np.linalg.norm(cycle - orbits[0])))
-        parts[0] = np.append(born[0].parameter, step_sizes), np.vstack([first, orbits]), verdict
+        first = min(turned, key=lambda cycle: float(np.linalg.norm(cycle - lines[0])))
+        step_sizes, lines = np.append(born[0].parameter, step_sizes), np.vstack([first, lines])
+        cuts = [cut + 1 for cut in cuts]
+    curve = smooth_curve(step_sizes, lines, [HALVES if born else "", ""])
+    parts = []
+    for number, (begin, end) in enumerate(itertools.pairwise([0, *cuts, len(step_sizes) - 1])):
+        drawn = curve(np.linspace(begin, end, 12 * (end - begin) + 1))
+        parts.append((drawn[:, 0], drawn[:, 1:], bool(stable[0]) == (number % 2 == 0)))
     return parts
 
 
