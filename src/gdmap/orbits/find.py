@@ -98,7 +98,7 @@ class PeriodicOrbits(list[PeriodicOrbit]):
             lines = [f"{len(self)} {what} found by search; there may be others."]
         stable = sum(orbit.stable for orbit in self)
         if self:
-            lines.append(f"{stable} of them stable.")
+            lines.append("It is stable." if one and stable else f"{stable} of them stable.")
         tried = self.searched
         if tried.get("starts"):
             lines.append(
