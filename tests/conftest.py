@@ -3,10 +3,23 @@ import os
 # Before NumPy is imported: the threads of OpenBLAS in two workers at once fight for the processors.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+from pathlib import Path
+
+import jax
 import numpy as np
 import pytest
 
 from gdmap import LinearNetwork
+
+MEMORY_MAPS = Path("/proc/self/maps")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _room_for_compiled_programs():
+    """Each compiled program maps memory, and Linux ends a process at 65,530 maps."""
+    yield
+    if MEMORY_MAPS.exists() and MEMORY_MAPS.read_bytes().count(b"\n") > 45_000:
+        jax.clear_caches()
 
 
 def random_network(seed: int, widths, samples: int = 40, spread: float = 1.0) -> LinearNetwork:
@@ -17,7 +30,7 @@ def random_network(seed: int, widths, samples: int = 40, spread: float = 1.0) ->
     return LinearNetwork(widths, inputs, targets)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")  # one object, so that what is compiled for it is compiled once
 def two_factors():
     from gdmap import Function
 

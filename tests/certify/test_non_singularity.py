@@ -213,10 +213,14 @@ def test_parameters_are_called_by_their_names():
     assert "['c']" in only.reason
 
 
-def test_mini_batches():
+@pytest.mark.slow
+def test_no_mini_batch_is_singular():
     proved(bias_free(), 0.3, "non-singular", batch_size=2)
-    assert "batch" in proved(relu_121(), 1.0, "singular", batch_size=1).scope
     proved(relu_121(), 0.9, "non-singular", batches=[[0], [1, 2]])
+
+
+def test_mini_batches():
+    assert "batch" in proved(relu_121(), 1.0, "singular", batch_size=1).scope
     with pytest.raises(TypeError, match="samples"):
         gdmap.certify_nonsingular(QUARTIC, 0.1, batch_size=1)
     with pytest.raises(ValueError, match="batch_size"):
@@ -321,9 +325,8 @@ NETWORKS = {
 
 @pytest.mark.parametrize(
     "name",
-    [  # one of each kind of layer; the others compile as long
-        pytest.param(name, marks=[pytest.mark.slow] * (name in ("gelu MLP, 542", "recurrent")))
-        for name in NETWORKS
+    [  # the smallest; the others compile long
+        pytest.param(name, marks=[pytest.mark.slow] * (name != "tanh MLP, 58")) for name in NETWORKS
     ],
 )
 @pytest.mark.parametrize("step_size", [0.1])
@@ -354,6 +357,7 @@ def test_relu_network_certified_piece_by_piece():
     proved(loss, 1.0, "singular")
 
 
+@pytest.mark.slow
 def test_max_pooling_and_relu_at_a_usual_step_size():
     loss = networks.convolutional(activation=jax.nn.relu, pool=eqx.nn.MaxPool2d)
     certificate = gdmap.certify_nonsingular(loss, 0.01, starts=5)
@@ -368,6 +372,11 @@ def test_drawn_pieces_have_a_confidence():
     assert certificate.probability.lower == pytest.approx(0.1 ** (1 / 20), rel=1e-9)
     assert certificate.probability.confidence == 0.9
     assert "probability" in certificate.scope
+
+
+@pytest.mark.slow
+def test_pieces_drawn_by_a_given_law():
+    loss = networks.mlp([2, 3, 3, 1], activation=jax.nn.relu, m=3)
     law = proved(
         loss, 40.0, "non-singular", starts=lambda key: 2 * jax.random.normal(key, (loss.dim,)), confidence=0.5
     )
@@ -439,6 +448,7 @@ def test_tampered_records_are_rejected():
     assert not gdmap.check_proof(QUARTIC, changed(record, ["versions", "jax"], "0.0"))
 
 
+@pytest.mark.slow  # test_certify of the command line checks one in a new process by default
 def test_a_record_checks_in_a_new_process(tmp_path):
     """Nothing of what searches for proofs is imported there."""
     (tmp_path / "loss.py").write_text(

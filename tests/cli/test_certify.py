@@ -126,6 +126,7 @@ def test_exceptional_step_sizes(run):
     assert one["exact"] == "1" and one["confirmed"] and one["step_size"]["status"] == "proved"
 
 
+@pytest.mark.slow
 def test_a_slice_of_more_parameters(run, folder):
     np.save(folder / "seven.npy", np.linspace(-1, 1, 7))
     options = ("--step-size", 0.3, "--picture", "slice.png", "--plane", 5, 0, "--theta", "seven.npy")
@@ -206,6 +207,7 @@ def test_a_check_imports_nothing_that_searches(run, folder):
     assert searching == "[]"
 
 
+@pytest.mark.slow
 def test_a_rejected_record_ends_the_process_with_status_four(run, folder):
     run("losses.py:two", "--step-size", 0.5, "--save", "once.json")
     record = json.loads((folder / "once.json").read_text())

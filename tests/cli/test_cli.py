@@ -137,6 +137,7 @@ def test_mistakes_end_with_one_clear_error(folder, arguments, message, monkeypat
     assert "Traceback" not in text
 
 
+@pytest.mark.slow
 def test_a_mistake_ends_the_process_with_status_two(folder):
     ended = process("critical", "--inputs", "none.csv", "--targets", "y.csv", cwd=folder)
     assert ended.returncode == 2

@@ -134,11 +134,15 @@ def test_batch_sizes_and_step_sizes_with_data_and_picture(run, folder):
             assert spectrum["log_determinant"] == pytest.approx(sums[spectrum["step_size"]], abs=1e-6)
 
 
-def test_laws_of_batches(run):
+@pytest.mark.slow
+def test_batches_with_replacement(run):
     at = ("--at", "ones.npy", "--step-size", 0.5, "--batch-size", 2, "--json")
     status, shown, _ = run("exponents", "losses.py:pair", *at, "--replace", "--seed", 3, "--confidence", 0.9)
     record = json.loads(shown)
     assert status == 0 and record["replace"] and record["exponents"][0]["lambda"]["confidence"] == 0.9
+
+
+def test_epochs(run):
     status, shown, _ = run("exponents", "losses.py:toy", "--at", "toy.npy", "--step-size", 0.1, "--shuffle")
     assert status == 0 and "in mean square (exact)" in shown and "the batches of an epoch" in shown
 

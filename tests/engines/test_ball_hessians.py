@@ -219,7 +219,9 @@ SHORT = [
 ]
 
 
-@pytest.mark.parametrize("name", SHORT)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * name.startswith("conv")) for name in SHORT]
+)
 def test_hessians_lie_in_their_enclosures(name):
     assert check(name, 4) == 4
 

@@ -142,6 +142,7 @@ def test_wrong_prediction_is_found_out():
     assert float(result.predicted_exponent) == wrong.value
 
 
+@pytest.mark.slow
 def test_infinite_prediction():
     # lambda = -infinity where one sample's multiplier is 0.
     quadratics = gdmap.Objective(lambda w, a: a * (w[0] - 1) ** 2 / 2, [0.0], data=(np.array([2.0, 1.0]),))
@@ -248,6 +249,7 @@ def test_slow_lines_beside_fast_ones_are_measured_alone():
     assert bool(result.agrees)
 
 
+@pytest.mark.slow
 def test_a_stable_minimum_is_contradicted_only_if_every_start_escapes():
     # Heavy tails: most escape first, and the slow direction has not returned by the horizon.
     curvature = np.array([[8.0, 1e-4], [2.0, 1e-4]])

@@ -120,7 +120,7 @@ def test_known_optimum():
         pytest.param(  # separable data
             lambda w: jnp.mean(jnp.logaddexp(0.0, -w[0] * jnp.array([1.0, 2.0]))), [3.0], marks=slow
         ),
-        (lambda w: w[0] ** 3 / 3 + w[1] ** 2, [0.0, 1.0]),  # degenerate, no minimum
+        pytest.param(lambda w: w[0] ** 3 / 3 + w[1] ** 2, [0.0, 1.0], marks=slow),  # degenerate, no minimum
     ],
 )
 def test_degenerate_or_missing_minima_are_undecided(loss, start):
@@ -145,7 +145,7 @@ SEXTIC = Function(lambda w: w[0] ** 2 / 2 - w[1] ** 6, 2)
         *((SOFTPLUS, [x]) for x in (20.0, 36.0, 40.0)),
         *(pytest.param(SIGMOID, [x], marks=slow) for x in (-40.0, -36.0)),
         pytest.param(Function(lambda w: -jnp.exp(-(w @ w) / 2), 2), [9.0, 0.0], marks=slow),
-        (Function(lambda w: w[0] ** 2 / 2 + 1e-12 * w[1], 2), [0.5, 1.0]),
+        pytest.param(Function(lambda w: w[0] ** 2 / 2 + 1e-12 * w[1], 2), [0.5, 1.0], marks=slow),
         *((QUINTIC, [1.0, y]) for y in (0.0, 1e-4, 1e-3)),
         *(pytest.param(SEXTIC, [1.0, y], marks=slow) for y in (0.0, 1e-4, 1e-3)),
         pytest.param(Function(lambda w: w[0] ** 2 / 2 + w[1] ** 12, 2), [1.0, 0.0], marks=slow),
@@ -160,7 +160,7 @@ def test_plateaus_tails_and_flat_directions_of_any_order_are_undecided(objective
     [
         (lambda w: 0.5e8 * w[0] ** 2 + w[1] ** 2, 1e-8, [1.0, 1.0]),
         pytest.param(lambda w: 0.5 * w[0] ** 2 + 1e-8 * w[1] ** 2, 1.0, [1.0, 1.0], marks=slow),
-        (lambda w: 0.5 * w[0] ** 2 + 1e-12 * w[1] ** 2, 1.0, [1.0, 1.0]),
+        pytest.param(lambda w: 0.5 * w[0] ** 2 + 1e-12 * w[1] ** 2, 1.0, [1.0, 1.0], marks=slow),
     ],
 )
 def test_slow_directions_of_badly_conditioned_losses_are_not_forgotten(loss, eta, start):
@@ -339,6 +339,11 @@ def test_single_precision_orbits_are_judged_in_double_precision():
     result = ensemble(GradientDescent(DOUBLE_WELL, 0.5), np.array([[0.4]], np.float32))
     assert result.state.dtype == np.float32
     assert fate_names(result)[0] == "minimum"
+
+
+@slow
+@pytest.mark.filterwarnings("ignore:the starts are float32")
+def test_single_precision_orbits_on_a_manifold_of_minima():
     valley = Function(lambda w: (w[0] * w[1] - 1) ** 2 / 2, 2)
     starts = gaussian_starts(60, 2, scale=0.5).astype(np.float32)
     for eta in (0.2, 0.5, 0.9):

@@ -116,6 +116,7 @@ def test_start_at_a_minimum_is_one_and_at_a_saddle_is_one():
     assert names(gdmap.ensemble(top, np.zeros((1, 1)))) == {("saddle", "negative_hessian_eigenvalue")}
 
 
+@pytest.mark.slow
 def test_rarely_drawn_samples_count():
     # The first sample alone is fitted at once; one step in 500 uses the second.
     loss = gdmap.Objective(lambda w, a: (a @ w - 1) ** 2 / 2, np.zeros(2), data=(np.eye(2),))
@@ -125,7 +126,9 @@ def test_rarely_drawn_samples_count():
     np.testing.assert_allclose(result.state, 1.0, rtol=1e-12)
     early = gdmap.ensemble(map_, normal_starts(16, 2), 40)
     assert np.all((np.abs(early.state[:, 1] - 1) < 1e-9) | (gdmap.fate_names(early) == "undecided"))
-    # A sample that is never drawn does not count.
+
+
+def test_a_sample_that_is_never_drawn_does_not_count():
     never = StochasticGradientDescent(quadratics(1.0, 50.0, 2.0), 0.5, probabilities=[0.5, 0.0, 0.5])
     assert sampled_steps(never).samples.tolist() == [0, 2]
 
@@ -154,6 +157,7 @@ def test_tendencies_are_not_bounded():
     assert names(short) == {("undecided", "horizon_reached")}
 
 
+@pytest.mark.slow
 def test_slow_convergence_to_an_interpolating_minimum_is_not_bounded():
     # The flattest directions hardly move within the horizon, the steps of the others have faded long ago.
     rng = np.random.default_rng(0)

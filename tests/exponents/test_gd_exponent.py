@@ -56,11 +56,15 @@ def test_weights_of_samples_at_an_interpolating_minimum():
         assert gd_exponent_at(point, np.array([p, 1 - p]), 0.3).value == pytest.approx(dense.value, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_above_a_thousand_parameters():
     objective, teacher = tanh_network(1, 40, 24, 2, 8)
     mu = gd_exponent(objective, teacher, 0.01)
     top = np.linalg.eigvalsh(interpolating_minimum(objective, teacher).mean_matrix(np.full(8, 1 / 8)))
     assert mu.value == pytest.approx(np.log(np.abs(1 - 0.01 * top)).max(), abs=1e-12)
+
+
+def test_above_a_thousand_parameters_samples_are_needed():
     with pytest.raises(ValueError, match="through the samples"):
         gd_exponent(Function(lambda w: w @ w, 1001), np.zeros(1001), 0.1)
 

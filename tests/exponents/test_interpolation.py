@@ -6,13 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gdmap import Function, LinearNetwork, Objective, find_minimum
+from gdmap import Function, LinearNetwork, Objective
 from gdmap.exponents.interpolation import interpolating_minima, interpolating_minimum, sample_rows
 from tests.exponents.losses import (
     on_the_hyperbola,
     projected,
     quadratic_forms,
     regression,
+    regression_loss,
     tanh_network,
     two_points,
 )
@@ -50,6 +51,7 @@ def test_rows_are_the_inputs_of_regression_in_any_units(seed, exponent):
     np.testing.assert_allclose(gram / np.outer(size, size), expected, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_dense_network_against_automatic_differentiation():
     objective, teacher = tanh_network(0, 3, 4, 2, 3)
     point = interpolating_minimum(objective, teacher)
@@ -109,24 +111,21 @@ def test_badly_scaled_samples_are_not_refused():
 
 def test_linear_networks_have_samples():
     rng = np.random.default_rng(0)
-    inputs = rng.normal(size=(3, 4))
-    network = LinearNetwork((4, 3, 2), inputs, inputs @ rng.normal(size=(4, 2)))
-    theta = find_minimum(network, rng.normal(size=network.dim)).theta
-    point = interpolating_minimum(network, theta)
+    inputs, first, second = rng.normal(size=(3, 4)), rng.normal(size=(3, 4)), rng.normal(size=(2, 3))
+    network = LinearNetwork((4, 3, 2), inputs, inputs @ (second @ first).T)
+    point = interpolating_minimum(network, network.ravel([first, second]))
     assert point.rank == 6 and np.all(np.bincount(point.sample) == 2)
 
 
 def test_what_does_not_interpolate_is_refused_with_its_reason():
     rng = np.random.default_rng(0)
     inputs = rng.normal(size=(6, 2))
-    noisy = Objective(
-        lambda w, x, y: (w @ x - y) ** 2 / 2, np.zeros(2), data=(inputs, inputs @ np.ones(2) + rng.normal(size=6))
-    )
+    noisy = Objective(regression_loss, np.zeros(2), data=(inputs, inputs @ np.ones(2) + rng.normal(size=6)))
     solution = np.linalg.lstsq(*noisy.data, rcond=None)[0]
     with pytest.raises(ValueError, match=r"does not interpolate.*sample \d has norm"):
         interpolating_minimum(noisy, solution)
     nearly = Objective(
-        lambda w, x, y: (w @ x - y) ** 2 / 2,
+        regression_loss,
         np.zeros(1),
         data=(np.ones((2, 1)), np.array([1 - 1e-6, 1 + 1e-6])),
     )
@@ -186,7 +185,7 @@ def test_samples_show_what_the_mean_hessian_cannot():
 def test_a_sample_gradient_of_a_millionth_is_refused_beside_a_strong_one():
     inputs = np.diag([1e3, 1.0])
     objective = Objective(
-        lambda w, x, y: jnp.sum((w @ x - y) ** 2) / 2,
+        regression_loss,
         np.zeros(2),
         data=(np.vstack([inputs, inputs[1:]]), np.array([1e3, 1 + 1e-6, 1 - 1e-6])),
     )

@@ -126,13 +126,13 @@ def test_formula_of_least_squares_has_the_known_thresholds(d, threshold):
 
 def test_gaussian_matrices_of_dimension_4():
     """Real Ginibre, and I + sigma X (Forrester & Zhang): the same program."""
-    pure = random_product_exponents(Gaussian(4), 4, steps=2000, seed=1)
+    pure = random_product_exponents(Gaussian(4), 4, steps=800, seed=1)
     z = (pure["exponent"] - ginibre(4)) / pure["standard_error"]
     assert np.all(np.abs(z) <= 4)
     assert bool(pure["settled"]) and pure.attrs["remarks"] == ""
     assert abs(float(pure["sum_z"])) <= 4
     shifted = random_product_exponents(
-        Gaussian(4, shift=np.asarray(1.0), scale=np.asarray(0.7)), 4, steps=2000, seed=2
+        Gaussian(4, shift=np.asarray(1.0), scale=np.asarray(0.7)), 4, steps=800, seed=2
     )
     exact = shifted_ginibre_top(4, 0.7)
     assert exact == pytest.approx(0.41939, abs=5e-6)
@@ -237,6 +237,7 @@ def test_continued_run_is_the_same_run():
     np.testing.assert_allclose(advance(law, begun, 256)[1][:, 0], growth.sum(axis=1), rtol=0, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_leading_exponent_does_not_depend_on_how_many_are_followed():
     law = gram_law(COUPLED, 0.9)
     both = advance(law, begin(law, 20, 2, seed=7), 200)[1]
@@ -315,6 +316,7 @@ def test_one_matrix(matrix, moduli):
     np.testing.assert_allclose(found[:, finite], exact[finite] + np.zeros((8, 1)), atol=1e-9)
 
 
+@pytest.mark.slow
 @given(
     moduli=st.lists(st.floats(-3, 3), min_size=3, max_size=3),
     seed=st.integers(0, 2**31),
@@ -349,7 +351,8 @@ def test_matrices_that_are_not_finite():
 
 
 @pytest.mark.parametrize(
-    ("size", "replace"), [(1, False), pytest.param(3, False, marks=pytest.mark.slow), (2, True)]
+    ("size", "replace"),
+    [(1, False), *(pytest.param(*law, marks=pytest.mark.slow) for law in ((3, False), (2, True)))],
 )
 def test_batch_products(size, replace):
     """Samples with several rows, with none, and negative signs, in both forms, beside the matrices themselves."""
@@ -381,6 +384,7 @@ def test_wrong_factors():
         BatchProducts(np.ones((2, 3)), np.ones(2), np.array([0, 2]), Batches(2), 0.1)
 
 
+@pytest.mark.slow
 def test_commuting_samples():
     """One dimension: E log|1 - eta h| for the curvatures .5 and 3."""
     law = BatchProducts(np.sqrt([[0.5], [3.0]]), np.ones(2), np.arange(2), Batches(2), 0.9)
@@ -396,6 +400,7 @@ def one_third_or_two(key):
     return jnp.where(jax.random.bernoulli(key), 2.0, 1 / 3).reshape(1, 1)
 
 
+@pytest.mark.slow
 def test_contracting_almost_surely_but_not_in_mean_square():
     """Chemnitz & Engel's example: E log Y < 0 although E Y^2 = 37/18 > 1."""
     calls = []
@@ -421,6 +426,7 @@ def two_walks(key):
     return jnp.diag(jnp.exp(jax.random.normal(key, (2,))))
 
 
+@pytest.mark.slow
 def test_equal_exponents_of_a_reducible_product_are_covered():
     """Both exponents are 0; the estimates are the means of the larger and the smaller of two random walks."""
     found = random_product_exponents(two_walks, 2, log_determinant=0.0)

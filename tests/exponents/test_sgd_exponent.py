@@ -102,9 +102,13 @@ def test_one_dimensional_samples():
     assert gd_exponent(other, np.zeros(1), 0.3).verdict == "stable"
 
 
-def test_full_batch_is_gradient_descent():
-    loss, theta = tanh_network(0, 3, 8, 1, 4)
-    mu, lam = gd_exponent(loss, theta, 0.4), sgd_exponent(loss, theta, 0.4, batch_size=4)
+@pytest.mark.parametrize("network", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_full_batch_is_gradient_descent(network):
+    loss, theta = tanh_network(0, 3, 8, 1, 4) if network else (with_gram(COUPLED), ONES)
+    mu, lam = (
+        gd_exponent(loss, theta, 0.4),
+        sgd_exponent(loss, theta, 0.4, batch_size=loss.sample_losses.n_samples),
+    )
     assert lam.status == "computed"
     assert lam.value == pytest.approx(mu.value, abs=1e-10)
 
@@ -201,6 +205,7 @@ def test_exponents_that_take_turns_widen_the_interval():
     assert looked_at(walks + np.array([9.0, 0.0])).excess == 0
 
 
+@pytest.mark.slow
 def test_the_interval_respects_the_bounds():
     loss = regression(np.random.default_rng(0).normal(size=(3, 5)))
     for eta in (0.05, 0.2, 0.5):
@@ -211,14 +216,23 @@ def test_the_interval_respects_the_bounds():
         assert not below or found.upper < 1e-9
 
 
-def test_the_sum_rule_controls_the_spectrum():
-    rows = np.random.default_rng(2).normal(size=(4, 5))
-    loss, theta = regression(rows), np.ones(5)
-    found = sgd_lyapunov_spectrum(loss, theta, 0.3, batch_size=2, steps=2048)
+@pytest.fixture(scope="module")
+def spectrum():
+    loss, theta = regression(np.random.default_rng(2).normal(size=(4, 5))), np.ones(5)
+    return loss, theta, sgd_lyapunov_spectrum(loss, theta, 0.3, batch_size=2, steps=2048)
+
+
+def test_the_sum_rule_controls_the_spectrum(spectrum):
+    found = spectrum[2]
     assert found.sizes["k"] == 4
     assert np.all(np.diff(found.exponent) <= 0)
     assert abs(float(found.log_determinant_z)) <= 4
     assert float(found["sum"]) == pytest.approx(float(found.exponent.sum()))
+
+
+@pytest.mark.slow
+def test_the_top_of_the_spectrum_is_the_exponent_however_many_are_followed(spectrum):
+    loss, theta, found = spectrum
     top = sgd_exponent(loss, theta, 0.3, batch_size=2)
     errors = math.hypot(top.standard_error, float(found.standard_error[0]))
     assert abs(top.value - float(found.exponent[0])) <= 4 * errors

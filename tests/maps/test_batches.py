@@ -73,9 +73,15 @@ LAWS = {
 }
 
 
-@pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
-def test_draws_follow_the_law(law):
-    batches = Batches(**law)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name in ("all but one", "more than the data")))
+        for name in LAWS
+    ],
+)
+def test_draws_follow_the_law(name):
+    batches = Batches(**LAWS[name])
     weights, indices, members = (array[0] for array in drawn(batches))
     support, probability = batches.support(1000)
     assert probability.sum() == pytest.approx(1, abs=1e-14)
@@ -155,7 +161,10 @@ def test_one_after_another_is_the_law_of_numpy_choice():
     np.testing.assert_allclose(Batches(4, 2, SKEWED, replace=True).mean(), SKEWED, rtol=1e-15)
 
 
-@pytest.mark.parametrize(("n", "size"), [(40, 3), (40, FEW), (40, FEW + 4), (40, 40 - 3), (40, 40)])
+@pytest.mark.parametrize(
+    ("n", "size"),
+    [(40, 3), pytest.param(40, FEW, marks=pytest.mark.slow), (40, FEW + 4), (40, 40 - 3), (40, 40)],
+)
 def test_every_sample_is_in_a_subset_equally_often(n, size):
     # All ways of drawing a subset: Floyd's algorithm, its complement, a permutation, everything.
     batches = Batches(n, size)
@@ -183,7 +192,9 @@ def test_sample_weights_of_large_batches_are_those_of_the_draw():
         np.testing.assert_allclose(weights, expected, atol=1e-15)
 
 
-@pytest.mark.parametrize(("n", "size"), [(6, 2), (7, 3), (5, 5), (1, 1)])
+@pytest.mark.parametrize(
+    ("n", "size"), [(7, 3), *(pytest.param(*law, marks=pytest.mark.slow) for law in ((6, 2), (5, 5), (1, 1)))]
+)
 def test_an_epoch_visits_every_sample_once(n, size):
     batches = Batches(n, size, shuffle=True)
     per = batches.steps_per_epoch
@@ -226,10 +237,11 @@ def test_trajectories_and_seeds_are_independent():
     assert chisquare(np.bincount(4 * which[0] + other[0], minlength=16)).pvalue > LUCK
 
 
+@pytest.mark.slow  # trajectories of stochastic gradient descent are compared by default
 @pytest.mark.parametrize(
     "law",
     [
-        pytest.param(LAWS["pairs without replacement"], marks=pytest.mark.slow),
+        LAWS["pairs without replacement"],
         LAWS["given, one after another"],
         {"n_samples": 7, "size": 3, "shuffle": True},
     ],
@@ -264,12 +276,12 @@ def test_laws_are_arguments_of_compiled_programs():
     ("law", "single"),
     [
         ({"n_samples": 1}, True),
-        ({"n_samples": 1, "size": 3, "replace": True}, True),
+        pytest.param({"n_samples": 1, "size": 3, "replace": True}, True, marks=pytest.mark.slow),
         ({"n_samples": 4, "size": 4}, True),
         pytest.param({"n_samples": 4, "size": 4, "probabilities": SKEWED}, True, marks=pytest.mark.slow),
         ({"n_samples": 4, "size": 4, "shuffle": True}, True),
         ({"n_samples": 3, "size": 2, "probabilities": [0, 1, 0], "replace": True}, True),
-        ({"n_samples": 4, "size": 4, "replace": True}, False),
+        pytest.param({"n_samples": 4, "size": 4, "replace": True}, False, marks=pytest.mark.slow),
         pytest.param({"n_samples": 4, "size": 3}, False, marks=pytest.mark.slow),
         ({"n_samples": 2, "probabilities": [0.5, 0.5]}, False),
     ],

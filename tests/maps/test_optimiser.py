@@ -50,7 +50,7 @@ def optax_run(loss, transformation, theta, steps):
         pytest.param(optax.lamb, {"learning_rate": 0.1}, marks=pytest.mark.slow),
         pytest.param(optax.radam, {"learning_rate": 0.1}, marks=pytest.mark.slow),
         pytest.param(optax.adan, {"learning_rate": 0.1}, marks=pytest.mark.slow),
-        (optax.adafactor, {"learning_rate": 0.1}),
+        pytest.param(optax.adafactor, {"learning_rate": 0.1}, marks=pytest.mark.slow),
         (optax.optimistic_gradient_descent, {"learning_rate": 0.1}),
     ],
 )
@@ -340,6 +340,7 @@ def test_precision_follows_the_state(loss):
     np.testing.assert_allclose(single, double, rtol=3e-6)
 
 
+@pytest.mark.slow
 def test_momentum_in_ensembles(two_factors):
     starts = np.random.default_rng(0).normal(size=(6, 2))
     fates = ensemble(Optimiser(two_factors, optax.sgd, learning_rate=0.2, momentum=0.5), starts)

@@ -109,17 +109,19 @@ def test_a_batch_is_a_function_of_seed_trajectory_and_step(network, law):
         assert len(set(batch)) == len(batch) <= sgd.batches.size
 
 
-def test_random_updates_are_the_steps_on_the_named_batches(network):
-    for law in ({"batch_size": 3}, {"batch_size": 4, "shuffle": True}):
-        sgd = StochasticGradientDescent(network, 0.1, **law)
-        with float64():
-            update = jax.jit(lambda theta, step, sgd=sgd: sgd.random_update(theta, trajectory_key(5, 2), step))
-            theta = jnp.asarray(THETA)
-            for step in range(4):
-                following = update(theta, step)
-                named = sgd.step(np.asarray(theta), sgd.batch(5, 2, step))
-                np.testing.assert_allclose(following, named, rtol=1e-13)
-                theta = following
+@pytest.mark.parametrize(
+    "law", [pytest.param({"batch_size": 3}, marks=pytest.mark.slow), {"batch_size": 4, "shuffle": True}]
+)
+def test_random_updates_are_the_steps_on_the_named_batches(network, law):
+    sgd = StochasticGradientDescent(network, 0.1, **law)
+    with float64():
+        update = jax.jit(lambda theta, step: sgd.random_update(theta, trajectory_key(5, 2), step))
+        theta = jnp.asarray(THETA)
+        for step in range(4):
+            following = update(theta, step)
+            named = sgd.step(np.asarray(theta), sgd.batch(5, 2, step))
+            np.testing.assert_allclose(following, named, rtol=1e-13)
+            theta = following
 
 
 def test_updates_do_not_depend_on_their_company(network):

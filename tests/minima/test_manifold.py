@@ -37,6 +37,7 @@ def test_no_dimension_is_expected_where_the_theory_is_silent():
     assert expected_dimension(random_network(0, (2, 2, 2))) == 4
 
 
+@pytest.mark.slow
 def test_many_minima_at_once():
     objective = Function(Product(), 2)
     found = minima_manifold(objective, [[2.0, 0.5], [1.0, 1.0], [-3.0, -1 / 3]])
@@ -50,7 +51,7 @@ def test_many_minima_at_once():
     [
         pytest.param(lambda w: w[0] ** 4 + w[1] ** 2, [0.0, 0.0], 1, 0, True, marks=pytest.mark.slow),
         (lambda w: w[0] ** 4 * w[2] ** 2 + w[1] ** 2, [0.0, 0.0, 1.0], 2, 1, True),
-        (lambda w: (w @ w - 1) ** 2, [0.0, 0.6, 0.8], 2, 2, True),
+        pytest.param(lambda w: (w @ w - 1) ** 2, [0.0, 0.6, 0.8], 2, 2, True, marks=pytest.mark.slow),
         (lambda w: (w[0] * w[1]) ** 2 + w[2] ** 2, [0.0, 0.0, 0.0], 2, None, False),  # two lines cross
     ],
 )

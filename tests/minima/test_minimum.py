@@ -80,6 +80,10 @@ def test_moving_along_the_manifold_keeps_the_loss():
     moved = move(minimum, [3.0, -3.0])
     assert moved.theta[0] > 3
     assert moved.theta[0] * moved.theta[1] == pytest.approx(1, abs=1e-14)
+
+
+@pytest.mark.slow
+def test_moving_along_the_manifold_of_a_network_keeps_the_loss():
     network = LinearNetwork.whitened((2, 3, 2), np.diag([2.0, 1.0]))
     balanced = verified_minimum(network, gdmap.critical_step_size(network).minimum)
     direction = np.random.default_rng(0).normal(size=network.dim)
@@ -91,12 +95,14 @@ def test_moving_along_the_manifold_keeps_the_loss():
     [
         # Separable data: the logistic loss has no minimum.
         (lambda w: jnp.mean(jnp.logaddexp(0.0, -w[0] * jnp.array([1.0, 2.0, 3.0]))), 1, [0.3], "parameters grow"),
-        (lambda w: jnp.exp(-w[0]) + w[1] ** 2, 2, [0.3, 1.0], "infinitely far"),
+        pytest.param(
+            lambda w: jnp.exp(-w[0]) + w[1] ** 2, 2, [0.3, 1.0], "infinitely far", marks=pytest.mark.slow
+        ),
         (lambda w: -(w[0] ** 2), 1, [0.3], "unbounded below"),
         (lambda w: w[0] ** 4 + w[1] ** 2, 2, [2.0, 0.7], "degenerate"),
         (lambda w: 0 * w[0] + 3.0, 1, [0.3], "flat"),
         pytest.param(lambda w: jnp.abs(w[0]) + w[1] ** 2, 2, [2.0, 0.7], "kink", marks=pytest.mark.slow),
-        (lambda w: jnp.abs(w[0] - 0.3) + w[1] ** 2, 2, [2.0, 0.7], "kink"),
+        pytest.param(lambda w: jnp.abs(w[0] - 0.3) + w[1] ** 2, 2, [2.0, 0.7], "kink", marks=pytest.mark.slow),
     ],
 )
 def test_no_minimum_is_invented(loss, dim, start, message):
@@ -197,6 +203,7 @@ class InUnits(eqx.Module):
         return 7.0 * (w[0] * w[1] / self.unit**2 - 1) ** 2
 
 
+@pytest.mark.slow
 def test_units_do_not_matter():
     for unit in (1e-8, 1e8):
         objective = Function(InUnits(np.asarray(unit)), 2)

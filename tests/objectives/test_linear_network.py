@@ -292,7 +292,9 @@ def test_weighting_keeps_the_loss(loss):
     assert weighted.value(theta) == pytest.approx(p @ network.sample_values(theta), rel=1e-12)
 
 
-@pytest.mark.parametrize("loss", ["squared", *OTHER_LOSSES])
+@pytest.mark.parametrize(
+    "loss", ["squared", "huber", *(pytest.param(loss, marks=pytest.mark.slow) for loss in OTHER_LOSSES[1:])]
+)
 def test_precision_and_transformations(loss):
     network = network_with(loss)
     theta = np.random.default_rng(4).normal(size=network.dim)
@@ -353,7 +355,7 @@ def test_a_function_that_borrows_a_name_is_not_that_loss():
     assert network.weighted(np.full(15, 1 / 15)).value(theta) == pytest.approx(network.value(theta))
 
 
-@pytest.mark.parametrize("loss", ["huber", perturbed_square])
+@pytest.mark.parametrize("loss", ["huber", pytest.param(perturbed_square, marks=pytest.mark.slow)])
 def test_sweeps_of_other_losses_run_and_resume(loss, tmp_path):
     inputs, targets = [[1.0], [2.0]], [[1.0], [2.5]]
     network = LinearNetwork((1, 1, 1), inputs, targets, loss=loss)

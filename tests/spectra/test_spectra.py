@@ -147,7 +147,7 @@ def laplacian(n):
     return aslinearoperator(matrix), 2 + 2 * np.cos(np.pi * np.arange(1, n + 1) / (n + 1))
 
 
-@pytest.mark.parametrize("tolerance", [1e-1, 1e-2, 1e-3])
+@pytest.mark.parametrize("tolerance", [1e-1, 1e-2, pytest.param(1e-3, marks=pytest.mark.slow)])
 def test_a_loose_tolerance_does_not_miss_the_largest_eigenvalue(tolerance):
     # A small residual alone may belong to the second eigenvalue: this fails if the iteration stops on it.
     operator, exact = laplacian(300)
@@ -160,7 +160,7 @@ def test_a_loose_tolerance_does_not_miss_the_largest_eigenvalue(tolerance):
             assert top.upper <= top.value * (1 + tolerance) * (1 + 1e-9)
 
 
-@pytest.mark.parametrize("max_products", [1, 2, 5, 15, 40, 200])
+@pytest.mark.parametrize("max_products", [1, 2, 5, 15, 40, pytest.param(200, marks=pytest.mark.slow)])
 def test_too_few_products_widen_the_interval_and_say_so(max_products):
     operator, exact = laplacian(3000)
     for seed in range(3):

@@ -141,6 +141,7 @@ def counterexample():
     return LinearNetwork((2, 1, 2), inputs, inputs @ np.diag([0.3, 1.0]))
 
 
+@pytest.mark.slow  # gradient descent agrees with its value below by default
 def test_bottleneck_with_general_covariance_is_searched():
     network = counterexample()
     critical = critical_step_size(network)

@@ -36,6 +36,7 @@ CLOSED_FORMS = (
     (nesterov, lambda beta: (2 + 2 * beta) / (1 + 2 * beta)),
     (averaging, lambda beta: (2 + 2 * beta) / (1 - beta)),
 )
+HEAVY_BALL_FIRST = (CLOSED_FORMS[0], *(pytest.param(*case, marks=pytest.mark.slow) for case in CLOSED_FORMS[1:]))
 
 
 class Quadratic(eqx.Module):
@@ -91,7 +92,7 @@ def test_closed_forms(make, closed_form, beta):
     assert "multiplier -1 leaves the unit circle" in threshold.method or beta == 0
 
 
-@pytest.mark.parametrize(("make", "closed_form"), CLOSED_FORMS)
+@pytest.mark.parametrize(("make", "closed_form"), HEAVY_BALL_FIRST)
 def test_closed_forms_at_the_flattest_minimum_of_a_network(make, closed_form):
     # a manifold of minima; min sharpness N sigma^(2 - 2/N) = 4 (theory.md 6.1)
     network = LinearNetwork.whitened((2, 3, 2), np.diag([2.0, 1.0]))
@@ -100,7 +101,7 @@ def test_closed_forms_at_the_flattest_minimum_of_a_network(make, closed_form):
     assert "size 16" in threshold.method  # 12 + 12 components, 8 of them along the manifold
 
 
-@pytest.mark.parametrize(("make", "closed_form"), CLOSED_FORMS)
+@pytest.mark.parametrize(("make", "closed_form"), HEAVY_BALL_FIRST)
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_closed_forms_at_a_minimum_that_is_not_quadratic(make, closed_form, seed):
     loss, centre, hessian = random_loss(seed)
@@ -116,7 +117,7 @@ def test_frozen_preconditioner_enters_through_the_pencil():
     assert encloses(threshold, 38 / lam) and threshold.relative_width < 1e-9
 
 
-@pytest.mark.parametrize("make", [heavy_ball, nesterov, averaging])
+@pytest.mark.parametrize("make", [heavy_ball, nesterov, pytest.param(averaging, marks=pytest.mark.slow)])
 def test_iteration_agrees_on_both_sides(make):
     loss, centre, _ = random_loss(2)
     start = centre + 1e-7 * np.array([1.0, -0.5, 0.3])
@@ -199,10 +200,7 @@ def test_heavy_ball_without_friction_is_only_neutrally_stable():
     assert "neutrally stable" in threshold.method
 
 
-@pytest.mark.parametrize(
-    ("make", "closed_form"),
-    [CLOSED_FORMS[0], *(pytest.param(*case, marks=pytest.mark.slow) for case in CLOSED_FORMS[1:])],
-)
+@pytest.mark.parametrize(("make", "closed_form"), HEAVY_BALL_FIRST)
 def test_unverified_minima(make, closed_form):
     loss, centre, hessian = random_loss(0)
     threshold = local_threshold(make(loss, 0.9), centre, verify=False)

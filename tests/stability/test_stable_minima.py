@@ -50,14 +50,17 @@ def test_bounded_stable_minima_of_the_product_of_two():
     assert found.attrs["stability_limit"] == 4.0
 
 
-@pytest.mark.parametrize(("eta", "verdict"), [(1.5, "unbounded"), (2.5, "bounded")])
+@pytest.mark.parametrize(
+    ("eta", "verdict"), [(1.5, "unbounded"), pytest.param(2.5, "bounded", marks=pytest.mark.slow)]
+)
 def test_the_tanh_neuron_is_bounded_above_step_size_two(eta, verdict):
     # theory 6.3: the sharpness tends to 1 far out.
     found = stable_minima(Function(TanhNeuron(0.5), 2), eta, n=8, reach=50)
     assert found.attrs["bounded"] == verdict
 
 
-@pytest.mark.parametrize("shift", [pytest.param(0.0, marks=pytest.mark.slow), 5.0])
+@pytest.mark.slow
+@pytest.mark.parametrize("shift", [0.0, 5.0])
 def test_a_bounded_piece_of_a_valley_wherever_it_lies(shift):
     # sharpness 200 (1 + 4 x^2) < 400 where |x| < 1/2.
     def loss(w):
