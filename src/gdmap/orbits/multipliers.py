@@ -60,6 +60,8 @@ def multipliers_of(
     rounding = rounding_of_product(jacobians)
     direction = np.random.default_rng(0).standard_normal(points.shape)
     step = 1e-7 * max(size_of(points), float(np.linalg.norm(points)) * 1e-3, 1e-12)
+    if np.isfinite(error):
+        step = max(step, error)
     direction /= np.linalg.norm(direction)
     with np.errstate(over="ignore", invalid="ignore"):
         moved = return_jacobian(linearise(family, parameter, points + step * direction).jacobians)

@@ -15,6 +15,8 @@ from gdmap.spectra.dense import one_thread
 
 # A degenerate cycle must be known this well, relative to its size.
 DEGENERATE = 1e-3
+# A point that may be farther than this share of its size from the exact one has not been located.
+UNLOCATED = 1e-2
 # Points closer than this share of their norm are one point.
 SAME = 1e-11
 # Multipliers found of orbits too large for dense Jacobians.
@@ -195,6 +197,7 @@ def refined_to_minimal_period(family: Family, parameter: float, guess: np.ndarra
     with np.errstate(over="ignore", invalid="ignore"):
         refined = refine_orbit(family, parameter, guess, length=length)
         if refined.failure:
+            refuse_kinks(family, parameter, guess)
             raise NoOrbitError(
                 f"no orbit of period {len(guess)} was found from this guess: {WHAT_TO_CHANGE[refined.failure]} "
                 f"(cause: {refined.failure}; defect {refined.defect:.3g})"
@@ -226,6 +229,8 @@ def judged(map_: Map, family: Family, parameter: float, refined: Refined) -> Per
     """The orbit with its multipliers and its stability."""
     points = refined.points
     refuse_kinks(family, parameter, points)
+    if not refined.nullity and refined.linearised is not None:
+        refuse_unlocated(refined)
     residual = float(np.linalg.norm(defect_of(family, parameter, points), axis=1).max())
     if refined.linearised is None:
         values, errors = leading_multipliers(family, parameter, points, LEADING)
@@ -243,6 +248,17 @@ def judged(map_: Map, family: Family, parameter: float, refined: Refined) -> Per
     return PeriodicOrbit(
         map_, points, values, errors, neutral, verdict.stability, verdict.margin, residual, refined.error
     )
+
+
+def refuse_unlocated(refined: Refined) -> None:
+    """`NoOrbitError` where the map stands still up to rounding, but the exact orbit may be far away."""
+    size = max(size_of(refined.points), refined.length)
+    if refined.error > UNLOCATED * size:
+        raise NoOrbitError(
+            f"degenerate: the map closes up to rounding ({refined.defect:.1g}) at these points, but so flat there "
+            f"that an exact orbit, if there is one, may be {refined.error:.1g} away (as on a plateau or an "
+            "exponential tail): no orbit is shown"
+        )
 
 
 def error_of_degenerate(refined: Refined) -> float:
