@@ -210,6 +210,8 @@ def refined_to_minimal_period(family: Family, parameter: float, guess: np.ndarra
                     f"the points found repeat after {shorter} steps, but no orbit of that period was found: "
                     f"{WHAT_TO_CHANGE[refined.failure]} (cause: {refined.failure}; defect {refined.defect:.3g})"
                 )
+    if not refined.nullity and refined.linearised is not None:
+        refuse_unlocated(refined)
     return refined
 
 
@@ -229,8 +231,6 @@ def judged(map_: Map, family: Family, parameter: float, refined: Refined) -> Per
     """The orbit with its multipliers and its stability."""
     points = refined.points
     refuse_kinks(family, parameter, points)
-    if not refined.nullity and refined.linearised is not None:
-        refuse_unlocated(refined)
     residual = float(np.linalg.norm(defect_of(family, parameter, points), axis=1).max())
     if refined.linearised is None:
         values, errors = leading_multipliers(family, parameter, points, LEADING)
