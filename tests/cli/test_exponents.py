@@ -1,12 +1,10 @@
 import json
-import sys
 
 import numpy as np
 import pytest
 import xarray as xr
 
 import gdmap
-from gdmap.cli import main
 from gdmap.exponents import gd_exponent, mean_square_threshold, sgd_exponent
 
 LOSSES = """
@@ -39,26 +37,6 @@ def folder(tmp_path_factory):
     np.save(path / "half.npy", np.array([0.5]))
     np.save(path / "p.npy", np.array([0.58, 0.42]))
     return path
-
-
-@pytest.fixture
-def run(folder, monkeypatch, capsys):
-    """``run(*arguments)``: the exit status and what was shown, in this process."""
-
-    def call(*arguments):
-        monkeypatch.chdir(folder)
-        monkeypatch.setenv("COLUMNS", "80")
-        monkeypatch.setattr(sys, "argv", ["gdmap", *map(str, arguments)])
-        status = 0
-        try:
-            main()
-        except SystemExit as stopped:
-            status = stopped.code or 0
-        shown = capsys.readouterr()
-        assert "Traceback" not in shown.err
-        return status, shown.out, " ".join(shown.err.replace("│", " ").split())
-
-    return call
 
 
 def test_the_toy_is_sgd_stable_and_gd_unstable(run, folder):

@@ -1,12 +1,10 @@
 import json
 import re
-import sys
 
 import numpy as np
 import pytest
 import xarray as xr
 
-from gdmap.cli import main
 from gdmap.cli.bifurcation import divergence, inside
 
 LOSSES = """
@@ -26,26 +24,6 @@ def folder(tmp_path_factory):
     (path / "losses.py").write_text(LOSSES)
     (path / "file").write_text("")
     return path
-
-
-@pytest.fixture
-def run(folder, monkeypatch, capsys):
-    """``run(*arguments)``: the exit status and what was shown, in this process."""
-
-    def call(*arguments):
-        monkeypatch.chdir(folder)
-        monkeypatch.setenv("COLUMNS", "80")
-        monkeypatch.setattr(sys, "argv", ["gdmap", *map(str, arguments)])
-        status = 0
-        try:
-            main()
-        except SystemExit as stopped:
-            status = stopped.code or 0
-        shown = capsys.readouterr()
-        assert "Traceback" not in shown.err
-        return status, shown.out, " ".join(shown.err.replace("│", " ").split())
-
-    return call
 
 
 def test_orbits_end_to_end(run, folder):
