@@ -13,7 +13,12 @@ from gdmap.reproduce import REPRODUCTIONS
 from gdmap.reproduce import reproduce as run_reproduction
 from gdmap.reproduce.report import Report, interval_of, number_of, status_of
 
-MARKS = {"yes": "agrees", "no": "does NOT agree", "corrected": "holds after a correction"}
+MARKS = {
+    "yes": "agrees",
+    "no": "does NOT agree",
+    "corrected": "holds after a correction",
+    "not reproducible": "not reproducible",
+}
 
 
 def reproduce(
@@ -73,7 +78,11 @@ def show(report: Report, out: Path | None) -> None:
     for number, claim in enumerate(report.claims, 1):
         console.print()
         console.print(f"{number}. {claim.statement} ({claim.source})", markup=False, soft_wrap=True)
-        console.print(f"   {MARKS[claim.agrees]}: {claim.conclusion}", markup=False, soft_wrap=True)
+        console.print(
+            f"   {MARKS[claim.agrees]}{', proved' if claim.proved else ''}: {claim.conclusion}",
+            markup=False,
+            soft_wrap=True,
+        )
         table = Table(box=None, show_header=False, padding=(0, 2))
         for label, bracket in claim.found.items():
             table.add_row(label, number_of(bracket), interval_of(bracket), status_of(bracket))

@@ -18,15 +18,12 @@ from gdmap.ensembles import ensemble, escape_or_return
 from gdmap.exponents import Exponent, gd_exponent, regularity, sgd_exponent, stable_sets
 from gdmap.maps import GradientDescent, StochasticGradientDescent
 from gdmap.objectives import Objective
+from gdmap.reproduce.papers import NON_SINGULARITY as PAPER
 from gdmap.reproduce.report import Agreement, Claim, Report
 from gdmap.sweeps import fate_fractions, gaussian_starts
 
 NAME = "gd-vs-sgd-stability"
 TITLE = "GD-stable and SGD-stable minima of a two-sample ReLU network"
-PAPER = (
-    "Craciun & Ghoshdastidar, Non-Singularity of the Gradient Descent Map for Neural Networks with Piecewise "
-    "Analytic Activations, arXiv:2510.24466"
-)
 STATEMENTS = (
     "At step size 0.15, with both samples equally likely, the SGD-stable minima are a proper subset of the "
     "GD-stable minima.",

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from gdmap.reproduce import gd_vs_sgd_stability, relu_bifurcation
 from gdmap.reproduce.report import Report
@@ -31,24 +32,12 @@ class Reproduction:
     run: Callable[[bool, int, Progress | None], Report]
 
 
+MODULES: tuple[Any, ...] = (
+    gd_vs_sgd_stability,
+    relu_bifurcation,
+)
 REPRODUCTIONS = {
-    one.name: one
-    for one in (
-        Reproduction(
-            gd_vs_sgd_stability.NAME,
-            gd_vs_sgd_stability.TITLE,
-            gd_vs_sgd_stability.PAPER,
-            gd_vs_sgd_stability.STATEMENTS,
-            gd_vs_sgd_stability.run,
-        ),
-        Reproduction(
-            relu_bifurcation.NAME,
-            relu_bifurcation.TITLE,
-            relu_bifurcation.PAPER,
-            relu_bifurcation.STATEMENTS,
-            relu_bifurcation.run,
-        ),
-    )
+    one.NAME: Reproduction(one.NAME, one.TITLE, one.PAPER, one.STATEMENTS, one.run) for one in MODULES
 }
 
 

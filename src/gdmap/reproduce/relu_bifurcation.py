@@ -27,8 +27,8 @@ from gdmap.orbits import (
     trajectory,
 )
 from gdmap.plots.orbits import HALVES, smooth_curve
-from gdmap.reproduce.gd_vs_sgd_stability import PAPER as PAPER
 from gdmap.reproduce.gd_vs_sgd_stability import POINTS, PRINTED, minimum, network
+from gdmap.reproduce.papers import NON_SINGULARITY as PAPER
 from gdmap.reproduce.report import Agreement, Claim, Report, number_of
 
 NAME = "relu-bifurcation"

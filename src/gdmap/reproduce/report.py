@@ -12,11 +12,12 @@ from matplotlib.figure import Figure
 
 from gdmap.bracket import Bracket
 
-Agreement = Literal["yes", "no", "corrected"]
+Agreement = Literal["yes", "no", "corrected", "not reproducible"]
 AGREEMENTS = {
     "yes": "what was found agrees with the statement",
     "no": "what was found does not agree with the statement",
     "corrected": "the statement holds after a correction, which is given",
+    "not reproducible": "no computation can tell, or what was published does not say enough; the reason is given",
 }
 
 
@@ -35,10 +36,17 @@ class Claim:
     found
         The numbers by name; each carries its interval, status and method.
     agrees
-        ``'yes'``, ``'no'`` or ``'corrected'`` (it holds in a corrected form, which ``conclusion`` gives): decided
-        by the numbers of the run.
+        ``'yes'``, ``'no'``, ``'corrected'`` (it holds in a corrected form, which ``conclusion`` gives) or ``'not
+        reproducible'`` (with the reason): decided by the numbers of the run.
     conclusion
         What follows, in plain sentences.
+    proved
+        Whether the agreement rests on proofs that the run verified, in exact or ball arithmetic, not on numbers in
+        floating point.
+    paper
+        The paper, where it is not that of the report.
+    figure
+        The picture of the report that shows it, by file name without the ending.
     """
 
     statement: str
@@ -47,10 +55,15 @@ class Claim:
     found: Mapping[str, Bracket]
     agrees: Agreement
     conclusion: str
+    proved: bool = False
+    paper: str | None = None
+    figure: str | None = None
 
     def __post_init__(self) -> None:
         if self.agrees not in AGREEMENTS:
             raise ValueError(f"agrees must be one of {', '.join(map(repr, AGREEMENTS))}, not {self.agrees!r}")
+        if self.proved and self.agrees in ("no", "not reproducible"):
+            raise ValueError(f"a statement cannot be proved and have agrees={self.agrees!r}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +101,8 @@ class Report:
             lines += [f"![{stem}]({stem}.png)", ""]
         for number, claim in enumerate(self.claims, 1):
             lines += [f"## {number}. {claim.statement}", "", f"*{claim.source}*", ""]
-            lines += [f"**{claim.agrees.capitalize()}.** {claim.conclusion}", "", f"What was run: {claim.run}", ""]
+            verdict = f"{claim.agrees.capitalize()}, proved" if claim.proved else claim.agrees.capitalize()
+            lines += [f"**{verdict}.** {claim.conclusion}", "", f"What was run: {claim.run}", ""]
             if claim.found:
                 lines += ["| found | value | interval | status |", "|---|---:|---|---|"]
                 for name, bracket in claim.found.items():
@@ -104,7 +118,10 @@ class Report:
             {
                 "statement": claim.statement,
                 "source": claim.source,
+                "paper": claim.paper or self.paper,
                 "agrees": claim.agrees,
+                "proved": claim.proved,
+                "figure": claim.figure,
                 "conclusion": claim.conclusion,
                 "run": claim.run,
                 "found": {name: record_of(bracket) for name, bracket in claim.found.items()},
