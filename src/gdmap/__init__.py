@@ -4,7 +4,7 @@ from importlib.metadata import version as _version
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
-from gdmap import certify, data, plots
+from gdmap import certify, data, models, plots
 from gdmap.bracket import Bracket
 from gdmap.continuation import Branch, Cascade, Event, bifurcation_diagram, cascade, continue_orbit, switch_branch
 from gdmap.ensembles import (
@@ -44,7 +44,7 @@ from gdmap.minima import (
     minima_manifold,
     sample_minima,
 )
-from gdmap.objectives import Function, LinearNetwork, Objective
+from gdmap.objectives import Function, LinearNetwork, Network, Objective
 from gdmap.orbits import (
     NoOrbitError,
     PeriodicOrbit,
@@ -112,6 +112,7 @@ __all__ = [
     "LinearNetwork",
     "Map",
     "Minimum",
+    "Network",
     "NoOrbitError",
     "Objective",
     "Optimiser",
@@ -157,6 +158,7 @@ __all__ = [
     "minima_curve",
     "minima_manifold",
     "minima_spectra",
+    "models",
     "orbit_at",
     "orbit_diagram",
     "periodic_orbits",

@@ -1,0 +1,115 @@
+"""Convolutional networks with pooling."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from gdmap.models.activations import Activation, resolve_activation
+from gdmap.models.initial import InitialLaw, initialised
+from gdmap.models.shapes import checked_size, checked_widths
+
+Pooling = Literal["average", "max"]
+
+
+class Convolutional(eqx.Module):
+    """Convolutions, each followed by the activation and pooling, then a linear layer.
+
+    Convolutions have stride 1 and zero padding that keeps the size of the image (``kernel`` odd); pooling is over
+    windows of ``pool`` by ``pool`` that do not overlap.
+
+    Parameters
+    ----------
+    image_shape
+        ``(channels, height, width)`` of a sample; a sample ``(height, width)`` counts as one channel.
+    channels
+        Of the convolutions, for example ``(4,)`` or ``(4, 8)``.
+    outputs
+        Of the last layer.
+    activation
+        A name of ``gdmap.models.ACTIVATIONS`` or a JAX function.
+    kernel
+        Height and width of the kernels, odd.
+    pooling, pool
+        ``'average'`` or ``'max'``, and the side of the windows (1: none); it must divide the sides of the image.
+    bias, law, seed
+        As for `FullyConnected`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For sizes that are no positive integers or do not fit, an unknown activation, pooling or law.
+    """
+
+    convolutions: tuple[eqx.nn.Conv2d, ...]
+    last: eqx.nn.Linear
+    image_shape: tuple[int, int, int] = eqx.field(static=True)
+    activation: Activation = eqx.field(static=True)
+    pooling: str = eqx.field(static=True)
+    pool: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        channels: Sequence[int],
+        outputs: int,
+        activation: str | Activation = "relu",
+        *,
+        kernel: int = 3,
+        pooling: Pooling = "average",
+        pool: int = 2,
+        bias: bool = True,
+        law: str | InitialLaw = "he",
+        seed: int = 0,
+    ) -> None:
+        depth, height, width = checked_image_shape(image_shape)
+        channels = checked_widths(channels, "channels", 1)
+        kernel, self.pool = checked_size(kernel, "kernel"), checked_size(pool, "pool")
+        if kernel % 2 == 0:
+            raise ValueError(f"kernel must be odd, got {kernel}: padding then keeps the size of the image")
+        if pooling not in ("average", "max"):
+            raise ValueError(f"pooling must be 'average' or 'max', got {pooling!r}")
+        self.image_shape, self.pooling = (depth, height, width), pooling
+        self.activation = resolve_activation(activation)
+        key = jax.random.key(0)
+        convolutions: list[eqx.nn.Conv2d] = []
+        for before, after in zip((depth, *channels), channels, strict=False):
+            if height % self.pool or width % self.pool:
+                raise ValueError(
+                    f"pool={self.pool} must divide the sides of the image, which are {height} x {width} before "
+                    f"convolution {len(convolutions) + 1}"
+                )
+            height, width = height // self.pool, width // self.pool
+            convolutions.append(eqx.nn.Conv2d(before, after, kernel, padding="SAME", use_bias=bias, key=key))
+        last = eqx.nn.Linear(channels[-1] * height * width, checked_size(outputs, "outputs"), bias, key=key)
+        self.convolutions, self.last = initialised((tuple(convolutions), last), law, seed)
+
+    def __call__(self, x: Any) -> Any:
+        """The outputs of one image of shape ``image_shape``, shape ``(outputs,)``."""
+        z = x[None] if x.ndim == 2 else x
+        if z.shape != self.image_shape:
+            raise ValueError(f"an image has shape {x.shape}, expected {self.image_shape}")
+        for convolution in self.convolutions:
+            z = pooled(self.activation(convolution(z)), self.pooling, self.pool)
+        return self.last(jnp.ravel(z))
+
+
+def pooled(z: Any, pooling: str, pool: int) -> Any:
+    """Means or maxima over windows of ``pool`` by ``pool``; ``z`` has shape ``(channels, height, width)``."""
+    if pool == 1:
+        return z
+    channels, height, width = z.shape
+    windows = z.reshape(channels, height // pool, pool, width // pool, pool)
+    return jnp.mean(windows, (2, 4)) if pooling == "average" else jnp.max(windows, (2, 4))
+
+
+def checked_image_shape(image_shape: Sequence[int]) -> tuple[int, int, int]:
+    """``(channels, height, width)``."""
+    shape = checked_widths(image_shape, "image_shape", 2)
+    if len(shape) == 2:
+        shape = (1, *shape)
+    if len(shape) != 3:
+        raise ValueError(f"image_shape must be (channels, height, width), got {image_shape}")
+    return shape[0], shape[1], shape[2]
