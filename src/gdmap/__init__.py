@@ -8,15 +8,18 @@ from gdmap import certify, data, models, plots
 from gdmap.bracket import Bracket
 from gdmap.continuation import Branch, Cascade, Event, bifurcation_diagram, cascade, continue_orbit, switch_branch
 from gdmap.ensembles import (
+    Cause,
     Criteria,
     Fate,
     Reason,
+    Tendency,
     attractors,
     basin,
     ensemble,
     escape_or_return,
     fate_names,
     reason_names,
+    tendency_names,
 )
 from gdmap.exponents import (
     Exponent,
@@ -68,7 +71,7 @@ from gdmap.stability import (
     singularity_distance,
     stable_minima,
 )
-from gdmap.sweeps import StoreError, attractors_along, fate_fractions, gaussian_starts, sweep
+from gdmap.sweeps import StoreError, asymptotics, attractors_along, fate_fractions, gaussian_starts, sweep
 
 if _TYPE_CHECKING:
     from gdmap.certify import (
@@ -98,6 +101,7 @@ __all__ = [
     "Bracket",
     "Branch",
     "Cascade",
+    "Cause",
     "Certificate",
     "Criteria",
     "CriticalStepSize",
@@ -123,8 +127,10 @@ __all__ = [
     "Regularity",
     "StochasticGradientDescent",
     "StoreError",
+    "Tendency",
     "Torus",
     "almost_sure_threshold",
+    "asymptotics",
     "attractors",
     "attractors_along",
     "basin",
@@ -182,5 +188,6 @@ __all__ = [
     "stable_sets",
     "sweep",
     "switch_branch",
+    "tendency_names",
     "trajectory",
 ]

@@ -47,3 +47,9 @@ def drawn_starts(law: Callable[[Any], Any], indices: np.ndarray, seed: int, dim:
     if getattr(shape, "shape", None) != (dim,):
         raise ValueError(f"starts(key) returns {shape}, expected one flat parameter vector of shape ({dim},)")
     return np.asarray(on_lanes(_Draw(law, seed), (indices.astype(np.uint32),), BLOCK))
+
+
+def random_direction(dim: int, *address: int) -> np.ndarray:
+    """A uniformly distributed unit vector, shape ``(dim,)``, that is a function of its address."""
+    v = np.random.default_rng(np.random.SeedSequence(address)).standard_normal(dim)
+    return v / np.linalg.norm(v)

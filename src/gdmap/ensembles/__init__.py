@@ -6,12 +6,15 @@ from gdmap.ensembles.ensemble import ensemble
 from gdmap.ensembles.escape import Destination, escape_or_return, outcome_names
 from gdmap.ensembles.fates import Fate, Reason, fate_names, reason_names
 from gdmap.ensembles.iteration import Criteria
+from gdmap.ensembles.tendency import Cause, Tendency, tendency_names
 
 __all__ = [
+    "Cause",
     "Criteria",
     "Destination",
     "Fate",
     "Reason",
+    "Tendency",
     "attractors",
     "basin",
     "ensemble",
@@ -19,4 +22,5 @@ __all__ = [
     "fate_names",
     "outcome_names",
     "reason_names",
+    "tendency_names",
 ]

@@ -1,6 +1,7 @@
 """Sweeps: the fates of the same starts over a range of step sizes, stored chunk by chunk."""
 
 from gdmap.engines.random import gaussian_starts
+from gdmap.sweeps.asymptotics import asymptotics
 from gdmap.sweeps.attractors import attractors_along
 from gdmap.sweeps.fractions import fate_fractions, observed_transition
 from gdmap.sweeps.store import StoreError
@@ -10,6 +11,7 @@ from gdmap.sweeps.sweep import sweep
 __all__ = [
     "StoreError",
     "Study",
+    "asymptotics",
     "attractors_along",
     "fate_fractions",
     "gaussian_starts",

@@ -1,5 +1,7 @@
 """Shares of the fates over the starts, with confidence intervals."""
 
+from enum import IntEnum
+
 import numpy as np
 import xarray as xr
 from scipy.stats import binomtest
@@ -16,10 +18,15 @@ def fate_fractions(fate: xr.DataArray, confidence: float = CONFIDENCE) -> xr.Dat
     and ``fate_name``. Status *estimated*: the starts are a sample of their law; each interval holds at the
     stated confidence on its own, not jointly, and the starts are shared between step sizes.
     """
-    number = fate.sizes["start"]
-    names = [member.name.lower() for member in Fate]
-    counts = xr.concat([(fate == int(member)).sum("start") for member in Fate], dim="fate_name")
-    counts = counts.assign_coords(fate_name=names).transpose(..., "fate_name")
+    return shares(fate, Fate, "fate_name", confidence)
+
+
+def shares(flags: xr.DataArray, kinds: type[IntEnum], dim: str, confidence: float = CONFIDENCE) -> xr.Dataset:
+    """The share of every kind of a flag variable over ``start``, as in `fate_fractions`; the kinds are over ``dim``."""
+    number = flags.sizes["start"]
+    names = [member.name.lower() for member in kinds]
+    counts = xr.concat([(flags == int(member)).sum("start") for member in kinds], dim=dim)
+    counts = counts.assign_coords({dim: names}).transpose(..., dim)
     intervals = {
         count: binomtest(count, number).proportion_ci(confidence, method="wilson")
         for count in map(int, np.unique(counts.values))
@@ -40,7 +47,7 @@ def fate_fractions(fate: xr.DataArray, confidence: float = CONFIDENCE) -> xr.Dat
         }
     )
     for name, long_name in (
-        ("fraction", "share of the starts with this fate"),
+        ("fraction", "share of the starts"),
         ("fraction_lower", "lower end of its confidence interval"),
         ("fraction_upper", "upper end of its confidence interval"),
     ):
