@@ -71,7 +71,7 @@ from gdmap.stability import (
     singularity_distance,
     stable_minima,
 )
-from gdmap.sweeps import StoreError, asymptotics, attractors_along, fate_fractions, gaussian_starts, sweep
+from gdmap.sweeps import StoreError, asymptotics, attractors_along, fate_fractions, gaussian_starts, sweep, transition_step_size
 
 if _TYPE_CHECKING:
     from gdmap.certify import (
@@ -190,4 +190,5 @@ __all__ = [
     "switch_branch",
     "tendency_names",
     "trajectory",
+    "transition_step_size",
 ]

@@ -61,6 +61,11 @@ def main() -> None:
     except (ValueError, TypeError, FileNotFoundError, StoreError) as error:
         Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
         sys.exit(2)
+    except ModuleNotFoundError as error:
+        if "gdmap[" not in str(error):  # not one of our own extras that is missing: a fault
+            raise
+        Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+        sys.exit(2)
     except OSError as error:
         where = f" {error.filename}" if error.filename else ""
         reason = error.strerror or str(error)

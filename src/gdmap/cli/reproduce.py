@@ -12,6 +12,7 @@ from gdmap.cli.tables import progress_bar
 from gdmap.reproduce import REPRODUCTIONS
 from gdmap.reproduce import reproduce as run_reproduction
 from gdmap.reproduce.report import Report, interval_of, number_of, status_of
+from gdmap.reproduce.table import write_table
 
 MARKS = {
     "yes": "agrees",
@@ -28,14 +29,27 @@ def reproduce(
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Seconds instead of minutes: fewer simulations.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of the simulations.")] = 0,
+    changed: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Change a size of the run: NAME=VALUE, repeatable (a wrong NAME lists them)."),
+    ] = None,
+    table: Annotated[
+        Path | None, typer.Option(help="Only write FOLDER.md: one table of all the reports in this folder.")
+    ] = None,
     json_: Json = False,
 ) -> None:
     """Run the computation behind a published result: each statement beside what was found.
 
-    Examples: `gdmap reproduce`, `gdmap reproduce gd-vs-sgd-stability --quick`
+    Examples: `gdmap reproduce`, `gdmap reproduce gd-vs-sgd-stability --quick`, `gdmap reproduce mnist-transition
+    --set images=500 --set width=32`, `gdmap reproduce --table reports`
 
     Exit status: 0 when it ran, whether the statements agree or not; 2 a mistake in the input.
     """
+    if table is not None:
+        if name is not None:
+            raise ValueError("--table writes a page from reports that are there: leave out the name")
+        typer.echo(f"Written: {write_table(table)}")
+        return
     if name is None:
         list_reproductions(json_)
         return
@@ -45,12 +59,24 @@ def reproduce(
         raise ValueError(f"there is no reproduction {name!r}: choose one of {', '.join(REPRODUCTIONS)}")
     if out is not None and out.exists() and not out.is_dir():
         raise ValueError(f"--out: {out} is a file, give a folder")
+    settings = read_settings(changed or [])
     with progress_bar(name) as progress:
-        report = run_reproduction(name, out, quick=quick, seed=seed, progress=progress)
+        report = run_reproduction(name, out, quick=quick, seed=seed, settings=settings, progress=progress)
     if json_:
         print_json(report.record())
     else:
         show(report, out)
+
+
+def read_settings(changed: list[str]) -> dict[str, str]:
+    """``NAME=VALUE`` as a dictionary."""
+    settings = {}
+    for one in changed:
+        name, sign, value = one.partition("=")
+        if not sign or not name:
+            raise ValueError(f"--set takes NAME=VALUE, got {one!r}")
+        settings[name.strip()] = value.strip()
+    return settings
 
 
 def list_reproductions(json_: bool) -> None:

@@ -1,5 +1,6 @@
 """Pictures of results, drawn from the labelled datasets alone."""
 
+from gdmap.plots.asymptotics import plot_asymptotics
 from gdmap.plots.basin import plot_basin
 from gdmap.plots.certify import plot_determinant_sign, plot_singularity_distance
 from gdmap.plots.density import plot_spectral_density
@@ -12,6 +13,7 @@ from gdmap.plots.trajectory import plot_trajectory
 from gdmap.plots.transition import plot_transition
 
 __all__ = [
+    "plot_asymptotics",
     "plot_basin",
     "plot_bifurcation_diagram",
     "plot_determinant_sign",

@@ -1,11 +1,21 @@
 """The results of papers that can be reproduced, by name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gdmap.reproduce import gd_vs_sgd_stability, relu_bifurcation
+from gdmap.reproduce import (
+    eigenvalue_growth,
+    gd_vs_sgd_stability,
+    linear_transition,
+    minima_manifold,
+    mnist_transition,
+    other_losses,
+    relu_bifurcation,
+    singular_map,
+    synthetic_transition,
+)
 from gdmap.reproduce.report import Report
 
 Progress = Callable[[int, int], None]
@@ -22,23 +32,43 @@ class Reproduction:
     statements
         What the paper says.
     run
-        ``run(quick, seed, progress) -> Report``.
+        ``run(quick, seed, progress, **settings) -> Report``.
+    full, short
+        The settings of the full and the quick run that may be changed, by name; none where there are none.
     """
 
     name: str
     description: str
     paper: str
     statements: tuple[str, ...]
-    run: Callable[[bool, int, Progress | None], Report]
+    run: Callable[..., Report]
+    full: Mapping[str, Any]
+    short: Mapping[str, Any]
 
 
 MODULES: tuple[Any, ...] = (
+    eigenvalue_growth,
     gd_vs_sgd_stability,
+    linear_transition,
+    minima_manifold,
+    mnist_transition,
+    other_losses,
     relu_bifurcation,
+    singular_map,
+    synthetic_transition,
 )
-REPRODUCTIONS = {
-    one.NAME: Reproduction(one.NAME, one.TITLE, one.PAPER, one.STATEMENTS, one.run) for one in MODULES
-}
+
+
+def registered(module: Any) -> Reproduction:
+    """The entry of a module."""
+    full, short = (
+        module_settings._asdict() if (module_settings := getattr(module, name, None)) is not None else {}
+        for name in ("FULL", "QUICK")
+    )
+    return Reproduction(module.NAME, module.TITLE, module.PAPER, module.STATEMENTS, module.run, full, short)
+
+
+REPRODUCTIONS = {one.NAME: registered(one) for one in MODULES}
 
 
 def reproduce(
@@ -47,6 +77,7 @@ def reproduce(
     *,
     quick: bool = False,
     seed: int = 0,
+    settings: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Run the reproduction called ``name`` and, with ``out``, write its report there.
@@ -63,17 +94,38 @@ def reproduce(
         Seconds instead of minutes: fewer points and simulations.
     seed
         Of the simulations.
+    settings
+        Changes of the sizes of the run, by name (``REPRODUCTIONS[name].full`` has the names and what they are).
     progress
         Called as ``progress(finished, total)``.
 
     Raises
     ------
     ValueError
-        For an unknown name; the message lists those there are.
+        For an unknown name or setting; the message lists those there are.
     """
     if name not in REPRODUCTIONS:
         raise ValueError(f"there is no reproduction {name!r}: choose one of {', '.join(REPRODUCTIONS)}")
-    report = REPRODUCTIONS[name].run(quick, seed, progress)
+    changed = checked_settings(REPRODUCTIONS[name], quick, settings or {})
+    report = REPRODUCTIONS[name].run(quick, seed, progress, **changed)
     if out is not None:
         report.save(out)
     return report
+
+
+def checked_settings(one: Reproduction, quick: bool, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings as numbers and words of the kinds they must be, or an error naming what is wrong."""
+    defaults = one.short if quick else one.full
+    checked = {}
+    for name, value in settings.items():
+        if name not in defaults:
+            known = ", ".join(f"{key}={default!r}" for key, default in defaults.items()) or "none"
+            raise ValueError(f"{one.name} has no setting {name!r}; there are: {known}")
+        kind = type(defaults[name])
+        try:
+            checked[name] = kind(value)
+        except (TypeError, ValueError):
+            raise ValueError(f"the setting {name} must be of the kind {kind.__name__}, got {value!r}") from None
+        if kind in (int, float) and not checked[name] > 0:
+            raise ValueError(f"the setting {name} must be positive, got {value!r}")
+    return checked

@@ -7,6 +7,7 @@ from gdmap.sweeps.fractions import fate_fractions, observed_transition
 from gdmap.sweeps.store import StoreError
 from gdmap.sweeps.study import Study, load_objective, read_study
 from gdmap.sweeps.sweep import sweep
+from gdmap.sweeps.transition import transition_step_size
 
 __all__ = [
     "StoreError",
@@ -19,4 +20,5 @@ __all__ = [
     "observed_transition",
     "read_study",
     "sweep",
+    "transition_step_size",
 ]

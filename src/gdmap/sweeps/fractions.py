@@ -6,6 +6,7 @@ import numpy as np
 import xarray as xr
 from scipy.stats import binomtest
 
+from gdmap.bracket import Bracket
 from gdmap.ensembles.fates import Fate
 
 CONFIDENCE = 0.95
@@ -22,7 +23,7 @@ def fate_fractions(fate: xr.DataArray, confidence: float = CONFIDENCE) -> xr.Dat
 
 
 def shares(flags: xr.DataArray, kinds: type[IntEnum], dim: str, confidence: float = CONFIDENCE) -> xr.Dataset:
-    """The share of every kind of a flag variable over ``start``, as in `fate_fractions`; the kinds are over ``dim``."""
+    """The share of every kind of a flag variable over ``start``, as in `fate_fractions`; kinds over ``dim``."""
     number = flags.sizes["start"]
     names = [member.name.lower() for member in kinds]
     counts = xr.concat([(flags == int(member)).sum("start") for member in kinds], dim=dim)
@@ -53,6 +54,18 @@ def shares(flags: xr.DataArray, kinds: type[IntEnum], dim: str, confidence: floa
     ):
         fractions[name].attrs = {"long_name": long_name, **how}
     return fractions
+
+
+def share_of(count: int, number: int, what: str = "starts", confidence: float = CONFIDENCE) -> Bracket:
+    """The share ``count / number`` with its Wilson score interval (status *estimated*)."""
+    if not number:
+        return Bracket(0.0, 0.0, 1.0, "estimated", f"no {what}", confidence)
+    ends = binomtest(int(count), int(number)).proportion_ci(confidence, method="wilson")
+    share = count / number
+    method = f"{count} of {number} {what}, Wilson score interval"
+    return Bracket(
+        share, min(float(ends.low), share), max(float(ends.high), share), "estimated", method, confidence
+    )
 
 
 def observed_transition(dataset: xr.Dataset) -> tuple[float, float]:
