@@ -9,11 +9,14 @@ import jax.numpy as jnp
 
 from gdmap.models.activations import Activation, resolve_activation
 from gdmap.models.initial import InitialLaw, initialised
-from gdmap.models.shapes import checked_size
+from gdmap.models.shapes import checked_option, checked_size
 
 
 class SelfAttention(eqx.Module):
-    """``softmax(Q K^T / sqrt(d)) V`` with ``Q = W_q X``, ``K = W_k X``, ``V = W_v X``, heads side by side."""
+    """``softmax(Q K^T / sqrt(d)) V`` for every head, side by side; ``Q = X W_q^T``, and so ``K`` and ``V``.
+
+    ``X`` has a token in each row, and ``d = width / heads`` numbers belong to each head.
+    """
 
     query: eqx.nn.Linear
     key: eqx.nn.Linear
@@ -68,8 +71,10 @@ class Block(eqx.Module):
 class Attention(eqx.Module):
     """A linear embedding of every token, blocks of self-attention, the mean over the tokens, a linear layer.
 
-    A sample has shape ``(tokens, features)``: a sequence, or an image read row by row (``(1, height, width)``
-    counts as ``(height, width)``).
+    A block is ``X <- X + softmax(Q K^T / sqrt(d)) V`` (see `SelfAttention`), then ``x <- x + V s(U x + b) + c``
+    for each token ``x``; ``Q``, ``K``, ``V`` and ``s`` see the normalised tokens. There is no encoding of
+    positions, so the outputs do not depend on the order of the tokens. A sample has shape ``(tokens, features)``:
+    a sequence, or an image read row by row (``(1, height, width)`` counts as ``(height, width)``).
 
     Parameters
     ----------
@@ -117,6 +122,7 @@ class Attention(eqx.Module):
         width, heads = checked_size(width, "width"), checked_size(heads, "heads")
         hidden = 2 * width if hidden is None else checked_size(hidden, "hidden")
         key, function = jax.random.key(0), resolve_activation(activation)
+        bias, layer_norm = checked_option(bias, "bias"), checked_option(layer_norm, "layer_norm")
         made = (
             eqx.nn.Linear(checked_size(features, "features"), width, bias, key=key),
             tuple(
@@ -128,8 +134,10 @@ class Attention(eqx.Module):
         self.embed, self.blocks, self.last = initialised(made, law, seed)
 
     def __call__(self, x: Any) -> Any:
-        """The outputs of one sample, shape ``(outputs,)``."""
-        x = x[0] if x.ndim == 3 and x.shape[0] == 1 else x
+        """The outputs of one sample, shape ``(outputs,)``, in the dtype of the parameters."""
+        shape, x = x.shape, x[0] if x.ndim == 3 and x.shape[0] == 1 else x
+        if x.ndim != 2 or x.shape[1] != self.embed.in_features:
+            raise ValueError(f"a sample has shape {shape}, expected (tokens, {self.embed.in_features})")
         z = jax.vmap(self.embed)(x)
         for block in self.blocks:
             z = block(z)

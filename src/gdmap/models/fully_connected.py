@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from gdmap.models.activations import Activation, resolve_activation
 from gdmap.models.initial import InitialLaw, initialised
-from gdmap.models.shapes import checked_widths
+from gdmap.models.shapes import checked_option, checked_widths
 
 
 class FullyConnected(eqx.Module):
@@ -26,12 +26,13 @@ class FullyConnected(eqx.Module):
         Whether the layers have biases, which start at zero.
     law, seed
         The law of the weights (``'he'``, ``'glorot'``, ``'lecun'`` or ``law(key, shape, fan_in, fan_out)``) and
-        the seed of this draw.
+        the seed of this draw, a non-negative integer. Weights have shape ``(out, in)``, NumPy float64.
 
     Raises
     ------
     TypeError, ValueError
-        For fewer than two widths, or widths that are no positive integers; an unknown activation or law.
+        For fewer than two widths, or widths that are no positive integers; an unknown activation or law; an
+        activation that changes shapes or has parameters of its own.
     """
 
     layers: tuple[eqx.nn.Linear, ...]
@@ -48,11 +49,15 @@ class FullyConnected(eqx.Module):
     ) -> None:
         widths = checked_widths(widths)
         self.activation = resolve_activation(activation)
-        self.layers = initialised(linear_layers(widths, bias), law, seed)
+        self.layers = initialised(linear_layers(widths, checked_option(bias, "bias")), law, seed)
 
     def __call__(self, x: Any) -> Any:
-        """The outputs of one sample, shape ``(d_N,)``."""
+        """The outputs of one sample, shape ``(d_N,)``, in the dtype of the parameters."""
         z = jnp.ravel(x)
+        if z.size != self.layers[0].in_features:
+            raise ValueError(
+                f"a sample of shape {x.shape} has {z.size} numbers, expected {self.layers[0].in_features}"
+            )
         for layer in self.layers[:-1]:
             z = self.activation(layer(z))
         return self.layers[-1](z)

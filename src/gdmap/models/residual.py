@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from gdmap.models.activations import Activation, resolve_activation
 from gdmap.models.fully_connected import linear_layers
 from gdmap.models.initial import InitialLaw, initialised
-from gdmap.models.shapes import checked_size
+from gdmap.models.shapes import checked_option, checked_size
 
 
 class Residual(eqx.Module):
-    """``z_0 = W x + b``, blocks ``z <- z + V s(U z + b) + c``, and a linear layer.
+    """``z = W x + b``, then blocks ``z <- z + V s(U z + b) + c``, then a linear layer.
 
     Parameters
     ----------
@@ -54,6 +54,7 @@ class Residual(eqx.Module):
             for value, name in ((inputs, "inputs"), (width, "width"), (outputs, "outputs"))
         )
         hidden = width if hidden is None else checked_size(hidden, "hidden")
+        bias = checked_option(bias, "bias")
         self.activation = resolve_activation(activation)
         made = (
             linear_layers((inputs, width), bias)[0],
@@ -63,8 +64,13 @@ class Residual(eqx.Module):
         self.embed, self.blocks, self.last = initialised(made, law, seed)
 
     def __call__(self, x: Any) -> Any:
-        """The outputs of one sample, shape ``(outputs,)``."""
-        z = self.embed(jnp.ravel(x))
+        """The outputs of one sample, shape ``(outputs,)``, in the dtype of the parameters."""
+        z = jnp.ravel(x)
+        if z.size != self.embed.in_features:
+            raise ValueError(
+                f"a sample of shape {x.shape} has {z.size} numbers, expected {self.embed.in_features}"
+            )
+        z = self.embed(z)
         for into, out_of in self.blocks:
             z = z + out_of(self.activation(into(z)))
         return self.last(z)
