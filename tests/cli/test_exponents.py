@@ -188,7 +188,7 @@ def test_reproductions_are_listed(run):
     assert status == 0 and "gd-vs-sgd-stability: GD-stable and SGD-stable minima" in shown
     assert "arXiv:2510.24466" in shown and "proper subset" in shown
     status, shown, _ = run("reproduce", "--json")
-    assert json.loads(shown)["reproductions"][0]["name"] == "gd-vs-sgd-stability"
+    assert json.loads(shown)["reproductions"][1]["name"] == "gd-vs-sgd-stability"
 
 
 def test_a_reproduction_runs_and_is_written(run, folder, monkeypatch):
@@ -222,5 +222,39 @@ def test_a_reproduction_runs_and_is_written(run, folder, monkeypatch):
 def test_unknown_reproductions(run, folder):
     status, shown, error = run("reproduce", "fig4")
     assert status == 2 and not shown
-    assert "there is no reproduction 'fig4': choose one of gd-vs-sgd-stability" in error
+    assert "there is no reproduction 'fig4': choose one of eigenvalue-growth, gd-vs-sgd-stability" in error
     assert not (folder / "gdmap-fig4").exists()
+
+
+def test_settings_and_the_table_of_reports(run, folder, monkeypatch):
+    import dataclasses
+
+    from matplotlib.figure import Figure
+
+    from gdmap.reproduce import Claim, Report, registry
+
+    def quickly(quick, seed, progress, width=1):
+        found = {"width": gdmap.Bracket(width, width, width, "computed", "given")}
+        claim = Claim("It is so.", "Figure 1", "A run.", found, "yes", "It is.", figure="p")
+        return Report("x", "Title", "Paper", (claim,), xr.Dataset({"a": ("b", [1.0])}), {"p": Figure()}, quick)
+
+    name = "mnist-transition"
+    changed = dataclasses.replace(registry.REPRODUCTIONS[name], run=quickly)
+    monkeypatch.setitem(registry.REPRODUCTIONS, name, changed)
+    status, shown, _ = run("reproduce", name, "--set", "width=5", "--json", "--out", f"reports/{name}")
+    assert status == 0 and json.loads(shown)["claims"][0]["found"]["width"]["value"] == 5
+    status, shown, _ = run("reproduce", "--table", "reports")
+    assert status == 0 and "Written: reports.md" in shown
+    page = (folder / "reports.md").read_text()
+    assert "| It is so. | Figure 1 | reproduced | It is. " in page and "(reports/x/p.png)" in page
+    for wrong, message in (
+        ("width", "--set takes NAME=VALUE, got 'width'"),
+        ("widht=3", "mnist-transition has no setting 'widht'; there are: images=200"),
+        ("width=-3", "the setting width must be positive"),
+    ):
+        status, _, error = run("reproduce", name, "--set", wrong)
+        assert status == 2 and message in " ".join(error.split()), wrong
+    status, _, error = run("reproduce", "--table", "nowhere")
+    assert status == 2 and "there is no report below nowhere" in error
+    status, _, error = run("reproduce", name, "--table", "reports")
+    assert status == 2 and "leave out the name" in error

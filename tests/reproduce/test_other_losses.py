@@ -23,11 +23,11 @@ from gdmap.reproduce.other_losses import (
     landscape_claim,
     linear_maker,
     settled,
-    share,
     tanh_maker,
     threshold_claim,
 )
 from gdmap.sweeps import gaussian_starts
+from gdmap.sweeps.fractions import share_of
 
 NAME = "other-losses"
 EQUAL, DISTINCT = SMALLEST
@@ -46,7 +46,7 @@ def estimated(value):
 
 
 def threshold(loss="square", noise=1.0, step_size=0.2, below=10, above=0):
-    shares = (share(below, 10, "runs"), share(above, 10, "runs"))
+    shares = (share_of(below, 10, "runs"), share_of(above, 10, "runs"))
     return Threshold("linear (2,1,2)", loss, noise, estimated(step_size), 2, 2, 0.0 if not noise else 0.3, *shares)
 
 

@@ -32,7 +32,7 @@ from gdmap.reproduce.transition import (
     norm_figure,
     observe,
     share_figure,
-    share_of,
+    share_of_hits,
     widest,
 )
 from gdmap.spectra import spectrum
@@ -381,9 +381,9 @@ def trap_found(trap: xr.Dataset) -> dict[str, Bracket]:
     small = trap["gradient_norm"].values < SMALL
     fate = trap["fate"].values
     return {
-        f"share with gradient norm below {SMALL:g}": share_of(small),
-        "share that reached a minimum": share_of(fate == int(Fate.MINIMUM)),
-        "share with a small gradient and no minimum": share_of(small & (fate != int(Fate.MINIMUM))),
+        f"share with gradient norm below {SMALL:g}": share_of_hits(small),
+        "share that reached a minimum": share_of_hits(fate == int(Fate.MINIMUM)),
+        "share with a small gradient and no minimum": share_of_hits(small & (fate != int(Fate.MINIMUM))),
     }
 
 
@@ -430,7 +430,7 @@ def critical_point_claim(trap: xr.Dataset) -> Claim:
     near = crawling(trap)
     sizes = np.abs(trap["state"].values)
     saddles = (trap["fate"].values == int(Fate.SADDLE)) & (np.ptp(sizes, axis=1) > 0)
-    found["share at a saddle, weights of unequal size"] = real = share_of(saddles)
+    found["share at a saddle, weights of unequal size"] = real = share_of_hits(saddles)
     agrees: Agreement
     if real.value > 0:
         agrees = "no"
@@ -442,9 +442,9 @@ def critical_point_claim(trap: xr.Dataset) -> Claim:
         words = "largest minus smallest |weight|, over the largest; median, smallest and largest"
         found["relative spread of their weights"] = Bracket(*ends, "computed", words)
         left = trap["later"].values[near] >= SMALL
-        found[f"share of these that have left after {LONGER * TRAP_STEPS:,} steps"] = share_of(left)
+        found[f"share of these that have left after {LONGER * TRAP_STEPS:,} steps"] = share_of_hits(left)
         conclusion = (
-            f"With three layers {100 * share_of(near).value:.0f} % of the starts are near the origin after "
+            f"With three layers {100 * share_of_hits(near).value:.0f} % of the starts are near the origin after "
             f"{TRAP_STEPS:,} steps, a critical point that is no strict saddle, so that the argument for minima "
             "does not cover it. There a step changes x^2 - y^2 only by the factor 1 - (eta rho z)^2 (rho the "
             "residual), so an orbit of unequal weights cannot come closer than its imbalance allows and has to "

@@ -15,7 +15,6 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from scipy.stats import binomtest
 
 from gdmap.bracket import Bracket
 from gdmap.engines.precision import float64
@@ -27,6 +26,7 @@ from gdmap.objectives import AbstractObjective, Objective
 from gdmap.reproduce.papers import LARGE_LEARNING_RATES as PAPER
 from gdmap.reproduce.report import Agreement, Claim, Report
 from gdmap.sweeps import gaussian_starts
+from gdmap.sweeps.fractions import share_of
 
 NAME = "minima-manifold"
 TITLE = "Do the minima of networks that do not interpolate form a manifold?"
@@ -56,7 +56,6 @@ SATURATED = 1e-5
 SAME_LOSS = 1e-9
 # How far from the crossing its two sheets are looked at.
 OFF_CROSSING = (0.5, 0.1, 0.02)
-CONFIDENCE = 0.95
 
 
 def squared_units(z: Any) -> Any:
@@ -449,20 +448,6 @@ def crossing_of_sheets(seed: int) -> Crossing:
 # Claims ----------------------------------------------------------------------------------------------------------
 
 
-def share(count: int, total: int, words: str) -> Bracket:
-    """A share with its Wilson interval."""
-    interval = binomtest(count, total).proportion_ci(CONFIDENCE, method="wilson")
-    value = count / total
-    return Bracket(
-        value,
-        min(float(interval.low), value),
-        max(float(interval.high), value),
-        "estimated",
-        f"{count} of {total} {words}, Wilson interval",
-        CONFIDENCE,
-    )
-
-
 def exactly(number: int, words: str) -> Bracket:
     """A count."""
     return Bracket(float(number), float(number), float(number), "computed", words)
@@ -508,7 +493,7 @@ def numbers_of(some: Sequence[Seen]) -> dict[str, Bracket]:
         there, clear = at_minima(one), judged(one)
         agrees = int(np.sum(np.isin(one.outcome, AGREEING)))
         if there.size:
-            found[f"{one.case.name}: share of minima with nullity = dimension"] = share(
+            found[f"{one.case.name}: share of minima with nullity = dimension"] = share_of(
                 agrees, there.size, "minima (undecided ones counted against)"
             )
         else:
@@ -566,7 +551,7 @@ def hypothesis_claim(seen: Sequence[Seen]) -> Claim:
         "no" if counts[Outcome.DISAGREES] else "yes" if 2 * decided > total > 0 else "not reproducible"
     )
     if total:
-        found["all: share of minima with nullity = dimension"] = share(
+        found["all: share of minima with nullity = dimension"] = share_of(
             agreeing, total, "minima (undecided ones counted against)"
         )
     for kind in (Outcome.UNDECIDED, Outcome.AT_INFINITY, Outcome.NO_MINIMUM):

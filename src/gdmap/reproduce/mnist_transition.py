@@ -70,6 +70,7 @@ class Settings(NamedTuple):
 
 QUICK = Settings(50, 7, 8, 2, 10, 0.05, 4.0, 4, 512, 512, "")
 FULL = Settings(200, 14, 16, 4, 30, 0.02, 4.0, 20, 4000, 1500, "")
+SETTINGS = (FULL, QUICK)
 
 
 class Trained(NamedTuple):

@@ -241,10 +241,10 @@ QUICK = (
     ("fully connected, one hidden layer", "relu", "squared"),
     ("fully connected, one hidden layer", "leaky_relu", "squared"),
     ("fully connected, one hidden layer", "sigmoid", "cross_entropy"),
-    ("convolution 3 x 3, pooling", "gelu", "squared"),
+    ("convolution 3 x 3, pooling", "silu", "squared"),
     ("convolution 3 x 3, pooling", "softplus", "cross_entropy"),
     ("attention with LayerNorm", "tanh", "squared"),
-    ("residual", "silu", "squared"),
+    ("residual", "gelu", "squared"),
     ("fully connected, one hidden layer", "elu", "squared"),
 )
 
@@ -416,7 +416,7 @@ def list_subjects(quick: bool) -> dict[str, AbstractObjective]:
         "one layer, relu(w x)": Network(OneLayer(np.ones(1)), INPUTS, TARGETS),
         "ReLU 1-1-1, biases": Network(FullyConnected((1, 1, 1)), INPUTS, TARGETS),
         "the same, weight decay 1/8": Network(FullyConnected((1, 1, 1)), INPUTS, TARGETS, weight_decay=0.125),
-        "ReLU 1-2-2-1, no biases": Network(FullyConnected((1, 2, 2, 1), bias=False), INPUTS, TARGETS),
+        "ReLU 1-1-1-1, no biases": Network(FullyConnected((1, 1, 1, 1), bias=False), INPUTS, TARGETS),
         "deep linear 1-2-1": LinearNetwork((1, 2, 1), INPUTS, TARGETS),
     }
     if quick:
@@ -425,6 +425,7 @@ def list_subjects(quick: bool) -> dict[str, AbstractObjective]:
     rng = np.random.default_rng(0)
     images = rng.standard_normal((2, 1, 2, 2))
     return subjects | {
+        "ReLU 1-2-2-1, no biases": Network(FullyConnected((1, 2, 2, 1), bias=False), INPUTS, TARGETS),
         "ReLU 1-2-1, biases": Network(FullyConnected((1, 2, 1)), INPUTS, TARGETS),
         "ReLU 1-2-1, biases, weight decay 1/2": Network(
             FullyConnected((1, 2, 1)), INPUTS, TARGETS, weight_decay=0.5
@@ -483,7 +484,7 @@ def examined_conventions(quick: bool) -> Conventions:
             )
         )
         gradients[name] = np.asarray(objective.gradient(point))
-        for eta in (USUAL, Fraction(1)):
+        for eta in (USUAL,) if quick else (USUAL, Fraction(1)):
             certificates[f"derivative {name} at the kink, step size {eta}"] = verified(objective, eta)
         margins = affine_margins(ExactLoss(objective).subject)
         if margins is not None:
@@ -580,9 +581,9 @@ class Linear(NamedTuple):
 def linear_networks(quick: bool) -> Linear:
     """Certificates of linear networks of two layers and more; the spectrum at 0 of the one with two."""
     rng = np.random.default_rng(1)
-    widths = ((1, 2, 1), (2, 2, 2), (1, 2, 2, 1))
+    widths: list[tuple[int, ...]] = [(1, 2, 1), (2, 2, 2), (1, 2, 2, 1)]
     if not quick:
-        widths += ((2, 1, 2), (3, 2, 3), (2, 2, 2, 2), (1, 1, 1, 1, 1), (2, 3, 3, 2))  # type: ignore[assignment]
+        widths += [(2, 1, 2), (3, 2, 3), (2, 2, 2, 2), (1, 1, 1, 1, 1), (2, 3, 3, 2)]
     made = {}
     for w in widths:
         made["-".join(map(str, w))] = verified(
@@ -590,7 +591,8 @@ def linear_networks(quick: bool) -> Linear:
         )
     # Targets 2 x: at 0 the Hessian of a 1-1-1 network has the eigenvalues 2 and -2 times the mean of x^2.
     inputs = np.array([[1.0], [-1.0]])
-    two = LinearNetwork((1, 1, 1), inputs, 2 * inputs)
+    # Written as a network: LinearNetwork factorises the data, which leaves rounding in them.
+    two = Network(FullyConnected((1, 1, 1), "identity", bias=False), inputs, 2 * inputs)
     at_origin = {}
     exact = ExactLoss(two)
     for value in exact.spectrum(np.zeros(two.dim)).positive:
@@ -766,11 +768,12 @@ def kinks_claim(conventions: Conventions) -> Claim:
     found[f"conventions certified non-singular at {USUAL}"] = count(
         sum(one.non_singular for one in usual), CHECKED
     )
-    found["conventions certified singular at 1"] = count(sum(one.singular for one in at_one), CHECKED)
+    if at_one:
+        found["conventions certified singular at 1"] = count(sum(one.singular for one in at_one), CHECKED)
     found["of"] = count(len(conventions.gradients), "number of conventions", False)
     if conventions.kinks is not None:
         found["kinks, each in one hyperplane of parameter space"] = conventions.kinks
-    same = all(one.non_singular for one in usual) and len({one.certificate.verdict for one in at_one}) == 1
+    same = all(one.non_singular for one in usual) and len({one.certificate.verdict for one in at_one}) <= 1
     agrees: Agreement = "yes" if same and apart > 0 and conventions.kinks is not None else "no"
     names = ", ".join(conventions.gradients)
     conclusion = (
@@ -786,7 +789,7 @@ def kinks_claim(conventions: Conventions) -> Claim:
         "Corollary 12",
         f"ReLU 1-2-1 with biases on three samples, written in {len(conventions.gradients)} ways; "
         f"certify_nonsingular "
-        f"at {USUAL} and 1; the kinks as exact affine functions.",
+        f"at {USUAL}{' and 1' * bool(at_one)}; the kinks as exact affine functions.",
         found,
         agrees,
         conclusion,

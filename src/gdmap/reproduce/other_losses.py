@@ -15,7 +15,6 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from scipy.stats import binomtest
 
 from gdmap.bracket import Bracket
 from gdmap.engines.xla import on_lanes
@@ -27,6 +26,7 @@ from gdmap.reproduce.papers import LARGE_LEARNING_RATES as PAPER
 from gdmap.reproduce.report import Agreement, Claim, Report
 from gdmap.stability import critical_step_size
 from gdmap.sweeps import gaussian_starts
+from gdmap.sweeps.fractions import share_of
 
 NAME = "other-losses"
 TITLE = "Critical step sizes and landscapes under other losses than the square loss"
@@ -64,7 +64,6 @@ DESCENTS = (48, 400)
 DRAWS = (1, 4)  # of the inputs
 # Singular values of the target behind the bottleneck: from 1 down to this.
 SMALLEST = {"equal singular values": 1.0, "distinct singular values": 0.5}
-CONFIDENCE = 0.95
 
 # Multiples of r^2 / 2, Huber's function, log cosh r and r^4.
 LOSSES: dict[str, tuple[float, float, float, float]] = {
@@ -183,7 +182,7 @@ class Landscape(NamedTuple):
     @property
     def share(self) -> Bracket:
         """The share of verified minima that are not global."""
-        return share(self.others, self.global_ + self.others, "minima are not global")
+        return share_of(self.others, self.global_ + self.others, "minima are not global")
 
 
 def run(quick: bool = False, seed: int = 0, progress: Progress | None = None) -> Report:
@@ -322,7 +321,7 @@ def threshold(
     size = BESIDE * float(np.linalg.norm(minimum)) / np.sqrt(objective.dim)
     starts = minimum + gaussian_starts(RUNS[level], objective.dim, seed, scale=size)
     below, above = (
-        share(settled(objective, ratio * found.step_size.value, starts, lowest), len(starts), "runs settle")
+        share_of(settled(objective, ratio * found.step_size.value, starts, lowest), len(starts), "runs settle")
         for ratio in (BELOW, ABOVE)
     )
     searches = len(search.search["sharpness"])
@@ -346,14 +345,6 @@ def settled(objective: AbstractObjective, step_size: float, starts: np.ndarray, 
     finite = np.isfinite(ends).all(axis=1)
     loss = loss_and_gradient(objective, np.where(finite[:, None], ends, starts))[0]
     return int(np.sum(finite & (loss <= lowest + SAME_LOSS * (1 + abs(lowest)))))
-
-
-def share(count: int, total: int, words: str) -> Bracket:
-    """A share with its Wilson interval."""
-    interval = binomtest(count, total).proportion_ci(CONFIDENCE, method="wilson")
-    value = count / total
-    lower, upper = min(float(interval.low), value), max(float(interval.high), value)
-    return Bracket(value, lower, upper, "estimated", f"{count} of {total} {words}, Wilson interval", CONFIDENCE)
 
 
 # Landscapes ------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from gdmap.reproduce import (
     linear_transition,
     minima_manifold,
     mnist_transition,
+    nonsingularity_tour,
     other_losses,
     relu_bifurcation,
     singular_map,
@@ -52,6 +53,7 @@ MODULES: tuple[Any, ...] = (
     linear_transition,
     minima_manifold,
     mnist_transition,
+    nonsingularity_tour,
     other_losses,
     relu_bifurcation,
     singular_map,
@@ -60,11 +62,8 @@ MODULES: tuple[Any, ...] = (
 
 
 def registered(module: Any) -> Reproduction:
-    """The entry of a module."""
-    full, short = (
-        module_settings._asdict() if (module_settings := getattr(module, name, None)) is not None else {}
-        for name in ("FULL", "QUICK")
-    )
+    """The entry of a module; ``SETTINGS`` are named tuples, of its full and its quick run, that may be changed."""
+    full, short = (settings._asdict() for settings in module.SETTINGS) if hasattr(module, "SETTINGS") else ({}, {})
     return Reproduction(module.NAME, module.TITLE, module.PAPER, module.STATEMENTS, module.run, full, short)
 
 

@@ -21,7 +21,8 @@ from gdmap.reproduce.exact import ExactLoss, enclosed, exactly, require_proofs
 from gdmap.reproduce.papers import LARGE_LEARNING_RATES
 from gdmap.reproduce.papers import NON_SINGULARITY as PAPER
 from gdmap.reproduce.report import Agreement, Claim, Report
-from gdmap.sweeps import fate_fractions, sweep
+from gdmap.sweeps import sweep
+from gdmap.sweeps.fractions import share_of
 
 NAME = "singular-map"
 TITLE = "Where the gradient descent map is singular, and what happens there"
@@ -244,18 +245,9 @@ def fates_outside(objective: AbstractObjective, size: int, seed: int, progress: 
     shares, ends, fates = {}, {}, {}
     for eta in (SINGULAR, OTHER):
         seen = ensemble(GradientDescent(objective, float(eta)), starts, STEPS[size])
-        shares[eta] = share_of(seen["fate"], "saddle")
+        shares[eta] = share_of(int(np.sum(seen["fate"] == int(Fate.SADDLE))), seen.sizes["start"])
         ends[eta], fates[eta] = seen["state"].values[:, 0], seen["fate"].values
     return Shares(scan, shares, ends, fates, len(starts), STEPS[size])
-
-
-def share_of(fate: xr.DataArray, name: str) -> Bracket:
-    """The share of a fate with its Wilson interval."""
-    shares = fate_fractions(fate).sel(fate_name=name)
-    value = float(shares["fraction"])
-    lower, upper = min(float(shares["fraction_lower"]), value), max(float(shares["fraction_upper"]), value)
-    attrs = fate_fractions(fate)["fraction"].attrs
-    return Bracket(value, lower, upper, "estimated", attrs["method"], attrs["confidence"])
 
 
 # Claims about the figure -----------------------------------------------------------------------------------------

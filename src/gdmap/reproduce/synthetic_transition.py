@@ -31,7 +31,7 @@ from gdmap.reproduce.transition import (
     norm_figure,
     observe,
     share_figure,
-    share_of,
+    share_of_hits,
     widest,
 )
 from gdmap.stability import CriticalStepSize, critical_step_size
@@ -311,8 +311,8 @@ def flat_claim(without: Sequence[Transition], searches: dict[str, CriticalStepSi
         open_ = (one.swept["fate"] == int(Fate.UNDECIDED)).transpose("step_size", "start").values
         for index in (0, len(settled) // 2, len(settled) - 1):
             eta = float(one.swept["step_size"].values[index])
-            found[f"{one.case.name}: share converging at step size {eta:.3g}"] = share_of(settled[index])
-            found[f"{one.case.name}: undecided at step size {eta:.3g}"] = share_of(open_[index])
+            found[f"{one.case.name}: share converging at step size {eta:.3g}"] = share_of_hits(settled[index])
+            found[f"{one.case.name}: undecided at step size {eta:.3g}"] = share_of_hits(open_[index])
         # Whatever is not at a minimum yet must be undecided, and most must be there.
         right.append(bool(np.all(settled | open_) and np.all(settled.mean(axis=1) > 0.5)))
     good = all(right) and all(falling)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from scipy.optimize import brentq
-from scipy.stats import binom, binomtest
+from scipy.stats import binom
 
 from gdmap.bracket import Bracket
 from gdmap.ensembles import Fate
@@ -19,7 +19,7 @@ from gdmap.flags import flag_attributes
 from gdmap.objectives import AbstractObjective
 from gdmap.plots.transition import COLOURS, MARKERS
 from gdmap.sweeps import sweep
-from gdmap.sweeps.fractions import CONFIDENCE
+from gdmap.sweeps.fractions import CONFIDENCE, share_of
 
 Progress = Callable[[int, int], None]
 
@@ -147,17 +147,12 @@ class Transition(NamedTuple):
 
     def reached_above(self) -> Bracket:
         """The share of the starts that reach a minimum at any of the step sizes above the predicted one."""
-        return share_of(self.reached[self.above].any(axis=0))
+        return share_of_hits(self.reached[self.above].any(axis=0))
 
 
-def share_of(hits: np.ndarray) -> Bracket:
+def share_of_hits(hits: np.ndarray) -> Bracket:
     """The share of ``True`` among starts, with its Wilson interval."""
-    found, number = int(np.sum(hits)), len(hits)
-    ends = binomtest(found, number).proportion_ci(CONFIDENCE, method="wilson")
-    value = found / number
-    words = f"{found} of {number} starts, Wilson score interval"
-    low, high = min(float(ends.low), value), max(float(ends.high), value)
-    return Bracket(value, low, high, "estimated", words, CONFIDENCE)
+    return share_of(int(np.sum(hits)), len(hits))
 
 
 # Running ---------------------------------------------------------------------------------------------------------
