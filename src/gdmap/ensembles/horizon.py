@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdmap.engines.budget import BudgetedProgram
+from gdmap.engines.budget import BudgetedProgram, widest_block
 from gdmap.engines.random import random_direction
 from gdmap.engines.xla import norms
 from gdmap.maps import Family
@@ -16,8 +16,11 @@ from gdmap.maps import Family
 # States are looked at once in so many steps: what is not finite then, or far out, has diverged.
 CHECK = 16
 ROUND = 512
-LARGEST_BLOCK = 32
 PROJECTIONS = 8
+# What is kept on the host for one trajectory while it is looked at: copies of its state (start, state, tangent
+# vector, what goes into and comes out of a block) and of the record (what is made of it on the way to its
+# statistics), counted from the code and compared with the peak of a process.
+COPIES_OF_STATE, COPIES_OF_RECORD = 10, 4
 
 
 class Horizon(NamedTuple):
@@ -27,7 +30,7 @@ class Horizon(NamedTuple):
     had not); of the last ``window`` steps, shape ``(trajectories, window)``: ``loss`` and ``gradient_norm`` at the
     state before the step, ``step_length``, ``growth`` the logarithm by which the step stretched a tangent vector
     (the image of the one before); ``projections`` of the states on fixed random directions, ``(trajectories,
-    window, 8)``; ``block`` lanes ran together, and all of them needed ``bytes`` of memory.
+    window, 8)``. NaN for trajectories that left.
     """
 
     state: np.ndarray
@@ -37,8 +40,6 @@ class Horizon(NamedTuple):
     step_length: np.ndarray
     growth: np.ndarray
     projections: np.ndarray
-    block: int
-    bytes: int
 
 
 class Train(eqx.Module):
@@ -73,7 +74,7 @@ class Record(eqx.Module):
     tangents: bool = eqx.field(static=True)
 
     def __call__(self, parameter: Any, state: Any, tangent: Any) -> tuple[Any, Any]:
-        """The last states, and ``(loss, gradient_norm, step_length, growth, projections)`` with the lanes first."""
+        """The last states, and ``(loss, gradient_norm, step_length, growth, projections)``, lanes first."""
         directions = jnp.asarray(self.directions, state.dtype)
 
         def one(parameter: Any, state: Any, tangent: Any) -> Any:
@@ -97,64 +98,96 @@ class Record(eqx.Module):
         return state, jax.tree.map(lambda values: jnp.swapaxes(values, 0, 1), recorded)
 
 
-def run_to_horizon(
-    family: Family,
-    parameter: np.ndarray,
-    state: np.ndarray,
-    numbers: np.ndarray,
-    steps: int,
-    window: int,
-    memory: int,
-    escape_radius: float,
-    tangents: bool = True,
-    progress: Callable[[int, int], None] | None = None,
-) -> Horizon:
-    """Iterate each row of ``state`` under ``family(parameter[row])`` and record its last ``window`` steps.
+class HorizonRun:
+    """The compiled programs of runs of ``steps`` steps whose last ``window`` are recorded.
 
-    ``numbers`` address the tangent vectors: rows of one number have the same. Trajectories that left for infinity
-    (beyond ``escape_radius (1 + ||start||)``, or not finite) are given up. ``progress(finished, total)`` counts
-    trajectory-steps.
+    Attributes
+    ----------
+    block
+        Lanes in a block: what the last bits of a result depend on.
+    bytes
+        What the programs need, for all blocks that run side by side.
     """
-    count, dim = state.shape
-    dtype = state.dtype
-    escaped_at = np.full(count, -1, np.int64)
-    radius = (escape_radius * (1 + np.linalg.norm(state, axis=1))).astype(dtype)
-    vector, number, integer = (
-        jax.ShapeDtypeStruct(shape, kind) for shape, kind in (((dim,), dtype), ((), dtype), ((), np.int64))
-    )
-    largest = min(LARGEST_BLOCK, 2 ** int(np.ceil(np.log2(count))))
-    train = BudgetedProgram(Train(family.step), (number, vector, number, integer, integer), memory, largest)
-    rng = np.random.default_rng(0)
-    directions = rng.standard_normal((PROJECTIONS, dim)) / np.sqrt(dim)
-    record = BudgetedProgram(
-        Record(family, directions.astype(dtype), window, tangents), (number, vector, vector), memory, largest
-    )
-    state, parameter = state.copy(), parameter.astype(dtype)
-    begin_window, done = steps - window, 0
-    rows = np.arange(count)
-    total = count * steps
-    while rows.size and done < begin_window:
-        until = min(done + ROUND, begin_window)
-        counters = (np.full(rows.size, done, np.int64), np.full(rows.size, until, np.int64))
-        with np.errstate(all="ignore"):
-            moved, _, escaped = train((parameter[rows], state[rows], radius[rows], *counters))
-        state[rows], escaped_at[rows] = moved, escaped
-        rows, done = rows[escaped < 0], until
+
+    def __init__(
+        self,
+        family: Family,
+        state_dim: int,
+        dtype: Any,
+        steps: int,
+        window: int,
+        memory: int,
+        escape_radius: float,
+        tangents: bool = True,
+    ) -> None:
+        self.steps, self.window, self.escape_radius = steps, window, escape_radius
+        vector, number = jax.ShapeDtypeStruct((state_dim,), dtype), jax.ShapeDtypeStruct((), dtype)
+        integer = jax.ShapeDtypeStruct((), np.int64)
+        largest = widest_block(state_dim)
+        # The same directions for all: rows of one seed, scaled like a unit vector.
+        directions = np.stack([random_direction(state_dim, 0, row) for row in range(PROJECTIONS)])
+        self.record = BudgetedProgram(
+            Record(family, directions.astype(dtype), window, tangents), (number, vector, vector), memory, largest
+        )
+        self.train = BudgetedProgram(
+            Train(family.step), (number, vector, number, integer, integer), memory, self.record.block
+        )
+        self.block = self.train.block
+        self.bytes = max(self.train.bytes, self.record.bytes)
+
+    def __call__(
+        self,
+        parameter: np.ndarray,
+        start: np.ndarray,
+        numbers: np.ndarray,
+        seed: int = 0,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Horizon:
+        """Iterate each row of ``start`` under ``family(parameter[row])`` and record its last steps.
+
+        ``numbers`` with ``seed`` address the tangent vectors: rows of one number have the same. Trajectories that
+        left for infinity (beyond ``escape_radius (1 + ||start||)``, or not finite) are given up. ``progress``
+        counts trajectory-steps.
+        """
+        count, dim = start.shape
+        dtype = start.dtype
+        state, parameter = start.copy(), parameter.astype(dtype)
+        escaped_at = np.full(count, -1, np.int64)
+        radius = np.minimum(self.escape_radius * (1 + row_norms(start)), np.finfo(dtype).max).astype(dtype)
+        done, rows, total = 0, np.arange(count), count * self.steps
+        until_window = self.steps - self.window
+        while rows.size and done < until_window:
+            until = min(done + ROUND, until_window)
+            counters = (np.full(rows.size, done, np.int64), np.full(rows.size, until, np.int64))
+            moved, _, escaped = self.train((parameter[rows], state[rows], radius[rows], *counters))
+            state[rows], escaped_at[rows] = moved, escaped
+            rows, done = rows[escaped < 0], until
+            if progress is not None:
+                progress(total - rows.size * (self.steps - done), total)
+        recorded = [np.full((count, self.window), np.nan, dtype) for _ in range(4)] + [
+            np.full((count, self.window, PROJECTIONS), np.nan, dtype)
+        ]
+        if rows.size:
+            tangent = np.empty((rows.size, dim), dtype)
+            for i, number in enumerate(numbers[rows]):
+                tangent[i] = random_direction(dim, seed, int(number), 2)
+            state[rows], values = self.record((parameter[rows], state[rows], tangent))
+            with np.errstate(all="ignore"):
+                outside = ~(row_norms(state[rows]) <= radius[rows])
+            escaped_at[rows[outside]] = self.steps
+            # Of a run that leaves for infinity during the window nothing is told.
+            for into, found in zip(recorded, values, strict=True):
+                into[rows[~outside]] = found[~outside]
         if progress is not None:
-            progress(total - rows.size * (steps - done), total)
-    recorded = [np.full((count, window), np.nan) for _ in range(4)] + [
-        np.full((count, window, PROJECTIONS), np.nan)
-    ]
-    if rows.size:
-        tangent = np.stack([random_direction(dim, number) for number in numbers[rows]]).astype(dtype)
-        state[rows], values = record((parameter[rows], state[rows], tangent))
-        for into, found in zip(recorded, values, strict=True):
-            into[rows] = found
-        with np.errstate(all="ignore"):
-            outside = ~(np.linalg.norm(state[rows], axis=1) <= radius[rows])
-        escaped_at[rows[outside]] = steps
-    if progress is not None:
-        progress(total, total)
-    return Horizon(
-        state, escaped_at, *recorded, block=min(train.block, record.block), bytes=max(train.bytes, record.bytes)
-    )
+            progress(total, total)
+        return Horizon(state, escaped_at, *recorded)
+
+
+def row_norms(rows: np.ndarray) -> np.ndarray:
+    """Euclidean norms of the rows, without an array of their squares."""
+    return np.sqrt(np.einsum("ij,ij->i", rows, rows))
+
+
+def host_bytes(state_dim: int, window: int, itemsize: int) -> int:
+    """What one trajectory takes outside the programs while it is looked at."""
+    return itemsize * (COPIES_OF_STATE * state_dim + COPIES_OF_RECORD * window * (4 + PROJECTIONS))
