@@ -71,7 +71,15 @@ from gdmap.stability import (
     singularity_distance,
     stable_minima,
 )
-from gdmap.sweeps import StoreError, asymptotics, attractors_along, fate_fractions, gaussian_starts, sweep, transition_step_size
+from gdmap.sweeps import (
+    StoreError,
+    asymptotics,
+    attractors_along,
+    fate_fractions,
+    gaussian_starts,
+    sweep,
+    transition_step_size,
+)
 
 if _TYPE_CHECKING:
     from gdmap.certify import (

@@ -160,7 +160,9 @@ def test_the_report_is_complete(report, tmp_path):
 
 def test_unknown_reproductions():
     assert set(REPRODUCTIONS) >= {NAME}
-    with pytest.raises(ValueError, match="no reproduction 'fig4': choose one of eigenvalue-growth, gd-vs-sgd-stability"):
+    with pytest.raises(
+        ValueError, match="no reproduction 'fig4': choose one of eigenvalue-growth, gd-vs-sgd-stability"
+    ):
         reproduce("fig4")
 
 

@@ -100,7 +100,13 @@ def network():
 def trained(network, found):
     from gdmap.sweeps import transition_step_size
 
-    return Trained("one, few parameters", network, found, transition_step_size(found))
+    return Trained(
+        "one, few parameters",
+        network,
+        found,
+        transition_step_size(found, "not converging"),
+        transition_step_size(found),
+    )
 
 
 def test_claims_can_come_out_either_way(network):
@@ -163,5 +169,8 @@ def test_brackets_of_the_transition_hold_what_is_undecided():
     bracket = transition_step_size(found)
     assert isinstance(bracket, Bracket)
     assert bracket.lower == 0.2 and bracket.upper == 0.8 and bracket.confidence == 0.95
+    assert transition_step_size(found, "not converging").upper == 0.4
+    with pytest.raises(ValueError, match="undecided must be 'either' or 'not converging', got 'maybe'"):
+        transition_step_size(found, "maybe")
     assert transition_step_size(fake(0.0, 0.0)).lower == 0
     assert transition_step_size(fake(1.0, 1.0)).upper == np.inf

@@ -24,7 +24,9 @@ class _Draw(eqx.Module):
         return self.law(jax.random.fold_in(jax.random.key(self.seed, impl="threefry2x32"), index))
 
 
-class _StandardNormal(eqx.Module):
+class StandardNormal(eqx.Module):
+    """Independent standard normal numbers, shape ``(dim,)``, as a law ``key -> theta``."""
+
     dim: int = eqx.field(static=True)
 
     def __call__(self, key: Any) -> Any:
@@ -37,7 +39,7 @@ def gaussian_starts(count: int, dim: int, seed: int = 0, scale: float = 1.0) -> 
     Start ``i`` is a function of ``(seed, i)`` alone (counter-based generator): asking for more of them, or
     in other pieces, changes nothing; scales multiply the same standard normal numbers.
     """
-    return scale * drawn_starts(_StandardNormal(dim), np.arange(count), seed, dim)
+    return scale * drawn_starts(StandardNormal(dim), np.arange(count), seed, dim)
 
 
 def drawn_starts(law: Callable[[Any], Any], indices: np.ndarray, seed: int, dim: int) -> np.ndarray:

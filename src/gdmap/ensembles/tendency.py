@@ -23,6 +23,8 @@ LONGEST_PERIOD, RECURS = 64, 1e-3
 NEGLIGIBLE, ROUNDING = 1e-6, 4.0
 # A trend that changes the gradient norm by less than this factor over the window is none to speak of.
 SLIGHT = 2.0
+# A loss has fallen at a step if it is lower, or higher by no more than so many units in the last place.
+LOSS_ROUNDING = 8.0
 # The sum of the squared gradient norms of a descent is finite, so they fall faster than t^(-1/2) in the long run.
 # A gradient that does not even fall like the square root of that may go to a positive level, as near a cycle.
 SLOWEST = 0.25
@@ -40,13 +42,18 @@ class Tendency(IntEnum):
     independent) and at least like ``t^(-1/4)`` at the horizon ``t``; in the long run no descent on a loss bounded
     below has gradients that fall more slowly than ``t^(-1/2)``. Where to is not said: to a minimum, to a saddle
     that a run may stay near for long, or for ever outwards where a loss flattens out (cross-entropy on separable
-    data); a fall that is one half of an oscillation longer than the window cannot be told from it.
+    data); a fall that is one half of an oscillation longer than the window cannot be told from it. Or the loss
+    fell at every single step of the window: a descent, whose gradient vanishes if it goes on so and the loss is
+    bounded below.
     Both only where the largest Hessian eigenvalue at the end is shown to be below the map's stability limit (2 /
     step size for gradient descent), if it has one (`Map.stability_limit`; Adam has none).
     ``PERIODIC``: the states recur after two or more steps, to a thousandth of how much they differ otherwise, over
     a quarter of the window, and no tangent vector grows; what goes to a point, or away from it, by turns, but by
     less than a thousandth in all that time passes for periodic.
     ``SUSTAINED``: neither the gradient norm (by a factor of 2 over the window) nor the loss has a tendency left.
+    ``UNSTABLE``: tangent vectors grow, beyond four standard errors and by more than a factor of ``e`` over the
+    window, and the gradient does not fall: nearby runs part, as in chaos and at the edge of stability; whether the
+    run settles later is not said.
     ``DIVERGED``: beyond the escape radius, or not finite. ``UNDECIDED``: none of these could be shown.
     """
 
@@ -56,6 +63,7 @@ class Tendency(IntEnum):
     PERIODIC = 3
     SUSTAINED = 4
     DIVERGED = 5
+    UNSTABLE = 6
 
 
 class Cause(IntEnum):
@@ -75,6 +83,8 @@ class Cause(IntEnum):
     LEFT_FOR_INFINITY = 5
     SHARPNESS_ABOVE_LIMIT = 6
     NEGATIVE_CURVATURE = 7
+    FALLING_LOSS = 8
+    GROWING_TANGENTS = 9
 
 
 def tendency_names(dataset: xr.Dataset) -> np.ndarray:
@@ -196,6 +206,12 @@ def mean_growth(growth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean, error
 
 
+def falls_at_every_step(loss: np.ndarray) -> np.ndarray:
+    """Whether the loss never rose in the window, but for rounding, and fell over it beyond that."""
+    slack = LOSS_ROUNDING * np.finfo(loss.dtype).eps * np.abs(loss).max(axis=1)
+    return np.all(np.diff(loss, axis=1) <= slack[:, None], axis=1) & (loss[:, 0] - loss[:, -1] > 4 * slack)
+
+
 class Judged(NamedTuple):
     """The tendency of each run, its cause, and the numbers it rests on."""
 
@@ -238,6 +254,7 @@ def judge(
         recurs = (period > 0) & (RECURS * pace > rounding)
         falls = falling.falls & (falling.upper * steps < -SLOWEST)
         loss_steady = (loss_trend.lower <= 0) & (loss_trend.upper >= 0)
+        descends = falls_at_every_step(horizon.loss)
         gradient_norm, loss = level(horizon.gradient_norm), level(horizon.loss)
     leaves, grows = (np.zeros(len(way), bool) if given is None else given for given in (leaves, grows))
     small = negligible | falls
@@ -246,9 +263,11 @@ def judge(
         (negligible & stable & leaves, Tendency.UNDECIDED, Cause.NEGATIVE_CURVATURE),
         (negligible & stable, Tendency.CONVERGED, Cause.NEGLIGIBLE_STEPS),
         (falls & stable, Tendency.CONVERGING, Cause.FALLING_GRADIENT),
+        (descends & stable, Tendency.CONVERGING, Cause.FALLING_LOSS),
         (recurs & ~grows & ~negligible, Tendency.PERIODIC, Cause.RECURRENCE),
         (small & ~stable, Tendency.UNDECIDED, Cause.SHARPNESS_ABOVE_LIMIT),
         (steady & loss_steady, Tendency.SUSTAINED, Cause.NO_TREND),
+        (grows, Tendency.UNSTABLE, Cause.GROWING_TANGENTS),
     )
     conditions = [condition for condition, _, _ in cases]
     tendency = np.select(conditions, [tendency for _, tendency, _ in cases], Tendency.UNDECIDED).astype(np.int8)

@@ -17,6 +17,7 @@ COLOURS = {
     "converging": "#56B4E9",
     "periodic": "#E69F00",
     "sustained": "#CC79A7",
+    "unstable": "#F0E442",
     "diverged": "#D55E00",
     "undecided": "#808080",
 }

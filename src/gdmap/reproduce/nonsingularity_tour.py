@@ -680,7 +680,9 @@ def judged(cells: Sequence[Cell]) -> Agreement:
 
 def settled(cells: Sequence[Cell]) -> bool:
     """Whether for each network some step size is proved on all of parameter space."""
-    return bool(cells) and all(cell.kind in (EVERY, LISTED, INTERVALS, DRAWN, USUAL_ONLY) for cell in cells)
+    return bool(cells) and all(
+        cell.kind == EVERY or (cell.usual is not None and cell.usual.non_singular) for cell in cells
+    )
 
 
 def told(cells: Sequence[Cell]) -> str:

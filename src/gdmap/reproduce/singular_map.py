@@ -16,7 +16,7 @@ from gdmap.bracket import Bracket, Status
 from gdmap.ensembles import Fate, ensemble
 from gdmap.maps import GradientDescent
 from gdmap.minima.critical_points import loss_and_gradient
-from gdmap.objectives import AbstractObjective, Function, LinearNetwork
+from gdmap.objectives import AbstractObjective, Function
 from gdmap.reproduce.exact import ExactLoss, enclosed, exactly, require_proofs
 from gdmap.reproduce.papers import LARGE_LEARNING_RATES
 from gdmap.reproduce.papers import NON_SINGULARITY as PAPER
@@ -39,7 +39,6 @@ STATEMENTS = (
     "constant, the proof argues for any step size.",
     "If a loss is analytic and some eigenvalue of its Hessian is not constant, its map is non-singular.",
     "A bounded analytic loss that is not constant cannot have a Hessian whose eigenvalues are all constant.",
-    "The map of a linear network under a quadratic loss is non-singular, at every step size.",
 )
 
 # The experiment: step sizes, where the formula changes, an interval outside, and how far the line is looked at.
@@ -124,7 +123,7 @@ def run(quick: bool = False, seed: int = 0, progress: Progress | None = None) ->
     finished()
     claims += eigenvalue_claims()
     finished()
-    claims += [bounded_claim(bounded_losses()), linear_claim(size)]
+    claims.append(bounded_claim(bounded_losses()))
     finished()
     data = dataset(objective, measures, shares)
     return Report(NAME, TITLE, PAPER, tuple(claims), data, {"singular_map": picture(data)}, quick)
@@ -630,67 +629,6 @@ def bounded_claim(losses: dict[str, tuple[AbstractObjective, np.ndarray, np.ndar
         agrees,
         conclusion,
         agrees == "yes",
-        LARGE_LEARNING_RATES,
-    )
-
-
-# Widths of the networks certified: quick, full.
-DEEP = (
-    ((1, 1, 1), (2, 2, 2), (1, 2, 2, 1)),
-    ((1, 1, 1), (2, 2, 2), (2, 1, 2), (1, 2, 2, 1), (2, 2, 2, 2), (3, 2, 3)),
-)
-
-
-def linear_claim(size: int) -> Claim:
-    """Are deep linear networks non-singular at every step size, and one layer not?"""
-    found: dict[str, Bracket] = {}
-    deep = 0
-    for widths in DEEP[size]:
-        target = np.diag(np.arange(1.0, 1 + max(widths[0], widths[-1])))[: widths[-1], : widths[0]]
-        certificate = proofs.certify_nonsingular(LinearNetwork.whitened(widths, target))
-        deep += (
-            certificate.verdict == "non-singular"
-            and certificate.status == "proved"
-            and certificate.proved_up_to == math.inf
-            and not certificate.exceptional
-        )
-    found["networks of two layers or more certified at every step size"] = exactly(deep, "certify_nonsingular")
-    found["of"] = exactly(len(DEEP[size]), "number of networks")
-    inputs = np.array([[2.0, 1.0], [2.0, -1.0], [-2.0, 1.0], [-2.0, -1.0]])
-    regression = LinearNetwork((2, 1), inputs, np.array([[1.0], [0.0], [1.0], [3.0]]))
-    listed = proofs.exceptional_step_sizes(regression)
-    for one in listed:
-        found[f"one layer: exceptional step size {one.exact}"] = one.step_size
-    eigenvalues = np.linalg.eigvalsh(regression.input_covariance)
-    matches = [one.step_size.value for one in listed] == sorted((1 / eigenvalues).tolist())
-    confirmed = bool(listed) and all(one.confirmed for one in listed)
-    if deep < len(DEEP[size]):
-        agrees: Agreement = "no"
-    else:
-        agrees = "corrected" if confirmed else "yes"
-    conclusion = (
-        f"{deep} of {len(DEEP[size])} networks of two layers or more are proved non-singular at every step size."
-    )
-    if confirmed:
-        conclusion += (
-            " One layer (linear regression) is the exception: its Hessian is constant, and the reciprocals of its "
-            f"eigenvalues, {', '.join(str(one.exact) for one in listed)}, are exceptional"
-            f"{'' if matches else ' (they are not those of the input covariance)'}."
-        )
-    names = ", ".join(str(widths) for widths in DEEP[size])
-    run = (
-        f"certify_nonsingular without a step size for L = 1/2 ||W - W*||^2, widths {names}; "
-        "exceptional_step_sizes for "
-        "linear regression, L = 1/(2m) sum (y - w x)^2, on four samples."
-    )
-    return Claim(
-        STATEMENTS[7],
-        "Theorem on linear networks, as reported",
-        run,
-        found,
-        agrees,
-        conclusion,
-        agrees != "no",
         LARGE_LEARNING_RATES,
     )
 

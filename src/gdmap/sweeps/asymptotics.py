@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
-from gdmap.engines.random import BLOCK, _StandardNormal, drawn_starts
+from gdmap.engines.random import BLOCK, StandardNormal, drawn_starts
 from gdmap.engines.xla import on_lanes
 from gdmap.ensembles.ensemble import environment
 from gdmap.ensembles.horizon import HorizonRun, host_bytes
@@ -26,7 +26,7 @@ SHORTEST_WINDOW, USUAL_WINDOW = 128, 1024
 MEMORY = 2**30
 # A direction of negative curvature counts where another run as long would grow by this factor along it; the growth
 # of a tangent vector where it does over the window, by so many standard errors.
-LEAVES, SIGNIFICANT = np.e, 5.0
+LEAVES, SIGNIFICANT = np.e, 4.0
 
 
 def asymptotics(
@@ -205,7 +205,7 @@ def checked_law(starts: Any, n_starts: int | None, dim: int, scale: Any, seed: i
     if isinstance(starts, (int, np.integer)) and not isinstance(starts, bool):
         count = checked_number(starts, "starts")
         resolve_starts(1, n_starts, dim, scales, seed)  # a law or a number, not both
-        law = _StandardNormal(dim)
+        law = StandardNormal(dim)
         return Starts(
             lambda a, b: scales[0] * drawn_starts(law, np.arange(a, b), seed, dim), count, np.dtype(np.float64)
         )

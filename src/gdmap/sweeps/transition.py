@@ -1,6 +1,7 @@
 """Where, along the step size, training stops converging."""
 
 import math
+from typing import Literal
 
 import numpy as np
 import xarray as xr
@@ -10,11 +11,17 @@ from gdmap.ensembles.tendency import Tendency
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
+Undecided = Literal["either", "not converging"]
 CONVERGENT = (Tendency.CONVERGED, Tendency.CONVERGING)
 
 
 def transition_step_size(
-    dataset: xr.Dataset, confidence: float = CONFIDENCE, resamples: int = RESAMPLES, seed: int = 0
+    dataset: xr.Dataset,
+    undecided: Undecided = "either",
+    *,
+    confidence: float = CONFIDENCE,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
 ) -> Bracket:
     """The step size at which the share of converging starts falls through one half, in a result of `asymptotics`.
 
@@ -25,6 +32,8 @@ def transition_step_size(
     undecided; the value is the geometric mean of the pair when undecided runs count as not converging. Status
     *estimated*.
 
+    With ``undecided='not converging'`` it is the transition of the runs that *show* convergence by the horizon.
+
     Infinite, or zero, ends: at the largest step size half of the starts still converge, or at the smallest they
     do not.
     """
@@ -32,7 +41,9 @@ def transition_step_size(
     etas = ordered["step_size"].values
     tendency = ordered["tendency"].values
     surely = np.isin(tendency, [int(kind) for kind in CONVERGENT])
-    perhaps = surely | (tendency == int(Tendency.UNDECIDED))
+    if undecided not in ("either", "not converging"):
+        raise ValueError(f"undecided must be 'either' or 'not converging', got {undecided!r}")
+    perhaps = surely | (tendency == int(Tendency.UNDECIDED)) if undecided == "either" else surely
     rng = np.random.default_rng(seed)
     drawn = rng.integers(0, surely.shape[1], (resamples, surely.shape[1]))
     ends = []
