@@ -12,6 +12,8 @@ SHORTER = {
     "starts=100": "starts=4, max_steps=2000",
     "(0.5, 0.9, 0.98, 1.02, 1.1)": "(0.9, 1.1)",
     "for batch_size in (1, 2)": "for batch_size in (2,)",
+    "np.geomspace(0.05, 6.4, 8)": "(0.4, 3.2)",
+    "steps=1000, n_starts=8": "steps=256, n_starts=2",
 }
 
 
