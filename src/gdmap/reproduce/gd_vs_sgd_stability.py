@@ -322,7 +322,8 @@ def subset_claim(objective: Objective, case: Case, quick: bool = True, seed: int
         found[f"share of SGD runs {BESIDE:g} beside the middle of the second band that end at a minimum"] = (
             share_at_minima(objective, case, middle, quick, seed)
         )
-    return Claim(STATEMENTS[0], "Figure 4, left", what_was_run(case), found, agrees, conclusion)
+    run = what_was_run(case)
+    return Claim(STATEMENTS[0], "Figure 4, left", run, found, agrees, conclusion, figure="stable_sets")
 
 
 def disjoint_claim(objective: Objective, case: Case) -> Claim:
@@ -347,6 +348,7 @@ def disjoint_claim(objective: Objective, case: Case) -> Claim:
         found,
         "yes" if disjoint else "no",
         conclusion,
+        figure="stable_sets",
     )
 
 
@@ -403,6 +405,7 @@ def criterion_claim(objective: Objective, cases: Sequence[Case]) -> Claim:
         found,
         agrees,
         conclusion,
+        figure="stable_sets",
     )
 
 

@@ -388,6 +388,7 @@ def diagram_claim(diagram: Diagram) -> Claim:
         found,
         agrees,
         conclusion,
+        figure="bifurcation_diagram",
     )
 
 
@@ -492,6 +493,7 @@ def stability_claim(diagram: Diagram) -> Claim:
         found,
         agrees,
         conclusion,
+        figure="bifurcation_diagram",
     )
 
 
@@ -521,6 +523,7 @@ def minimum_claim(objective: Objective, run: Run) -> Claim:
         found,
         "yes" if converged else "no",
         conclusion,
+        figure="trajectories",
     )
 
 
@@ -563,6 +566,7 @@ def period_two_claim(run: Run) -> Claim:
         found,
         "yes" if settled else "no",
         conclusion,
+        figure="trajectories",
     )
 
 
@@ -601,6 +605,7 @@ def loss_claim(runs: Sequence[Run], as_printed: Sequence[Run]) -> Claim:
         found,
         agrees,
         conclusion,
+        figure="trajectories",
     )
 
 
