@@ -5,7 +5,17 @@ from hypothesis import strategies as st
 from scipy.stats import theilslopes
 
 from gdmap.ensembles.horizon import Horizon
-from gdmap.ensembles.tendency import Cause, Tendency, judge, level, longest_period, mean_growth, periods, trend
+from gdmap.ensembles.tendency import (
+    Cause,
+    Tendency,
+    falls_at_every_step,
+    judge,
+    level,
+    longest_period,
+    mean_growth,
+    periods,
+    trend,
+)
 
 RNG = np.random.default_rng(0)
 WINDOW, STEPS = 512, 2048
@@ -134,6 +144,24 @@ def test_a_fall_to_a_positive_level_is_not():
     assert tendency == Tendency.SUSTAINED
     falling_loss = verdict(record(gradient, loss=1 / T))
     assert falling_loss == (Tendency.UNDECIDED, Cause.STILL_CHANGING)
+
+
+def test_a_loss_that_falls_at_every_step_is_converging_once_the_run_has_slowed_down():
+    plateau, falling = np.full(WINDOW, 1e-5), 1 + 1e-4 * np.exp(-T / 1e4)
+    assert verdict(record(plateau, loss=falling)) == (Tendency.CONVERGING, Cause.FALLING_LOSS)
+    assert verdict(record(plateau, loss=falling), stable=False)[0] == Tendency.UNDECIDED
+    straight_on = np.full(WINDOW, 1 / STEPS)  # a linear loss: as fast at the end as on the way
+    assert verdict(record(straight_on, loss=falling))[0] != Tendency.CONVERGING
+    falling[WINDOW // 2] += 1e-6
+    assert verdict(record(plateau, loss=falling))[0] != Tendency.CONVERGING
+    assert not falls_at_every_step(np.ones((1, 50)))[0]
+
+
+def test_growing_tangents_are_unstable_unless_the_record_says_more():
+    wild = np.exp(2 * RNG.normal(size=WINDOW))
+    wild[: WINDOW // 2] *= 5
+    assert verdict(record(wild), grows=True) == (Tendency.UNSTABLE, Cause.GROWING_TANGENTS)
+    assert verdict(record(wild), grows=False)[0] == Tendency.UNDECIDED
 
 
 def test_what_recurs_is_periodic_unless_tangents_grow_or_it_is_rounding():

@@ -25,6 +25,8 @@ NEGLIGIBLE, ROUNDING = 1e-6, 4.0
 SLIGHT = 2.0
 # A loss has fallen at a step if it is lower, or higher by no more than so many units in the last place.
 LOSS_ROUNDING = 8.0
+# ... and a descent has slowed down if its pace is below this share of the mean pace on its way.
+SLOWED = 0.5
 # The sum of the squared gradient norms of a descent is finite, so they fall faster than t^(-1/2) in the long run.
 # A gradient that does not even fall like the square root of that may go to a positive level, as near a cycle.
 SLOWEST = 0.25
@@ -43,8 +45,8 @@ class Tendency(IntEnum):
     below has gradients that fall more slowly than ``t^(-1/2)``. Where to is not said: to a minimum, to a saddle
     that a run may stay near for long, or for ever outwards where a loss flattens out (cross-entropy on separable
     data); a fall that is one half of an oscillation longer than the window cannot be told from it. Or the loss
-    fell at every single step of the window: a descent, whose gradient vanishes if it goes on so and the loss is
-    bounded below.
+    fell at every single step of the window, at less than half the mean pace of the way: a descent that has slowed
+    down, whose gradient vanishes if it goes on so and the loss is bounded below.
     Both only where the largest Hessian eigenvalue at the end is shown to be below the map's stability limit (2 /
     step size for gradient descent), if it has one (`Map.stability_limit`; Adam has none).
     ``PERIODIC``: the states recur after two or more steps, to a thousandth of how much they differ otherwise, over
@@ -254,7 +256,7 @@ def judge(
         recurs = (period > 0) & (RECURS * pace > rounding)
         falls = falling.falls & (falling.upper * steps < -SLOWEST)
         loss_steady = (loss_trend.lower <= 0) & (loss_trend.upper >= 0)
-        descends = falls_at_every_step(horizon.loss)
+        descends = falls_at_every_step(horizon.loss) & (pace * steps < SLOWED * way)
         gradient_norm, loss = level(horizon.gradient_norm), level(horizon.loss)
     leaves, grows = (np.zeros(len(way), bool) if given is None else given for given in (leaves, grows))
     small = negligible | falls

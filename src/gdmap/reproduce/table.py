@@ -17,11 +17,11 @@ STATUSES = {
 HEADER = """# The papers' statements, claim by claim
 
 Every row is written by a run of `gdmap reproduce`: the status is decided by the numbers of that run, which its
-report lists with their intervals. *Proved*: the run verified a proof in exact or ball arithmetic. *Reproduced*:
-computed or sampled in floating point, and it agrees. *Corrected*: it holds after a correction, which is given,
-with the counterexample running. *Not reproducible*: no computation can tell, or the sources at hand do not say
-enough. The first paper is known here through its abstracts and summaries ("as reported"), the second was read
-in full.
+report lists with their intervals. *Proved*: the run verified a proof in exact or ball arithmetic; of a general
+statement, for the instances that the row names. *Reproduced*: computed or sampled in floating point, and it
+agrees. *Corrected*: it holds after a correction, which is given, with the counterexample running. *Not
+reproducible*: no computation can tell, or the sources at hand do not say enough. The first paper is known here
+through its abstracts and summaries ("as reported"), the second was read in full.
 """
 
 
