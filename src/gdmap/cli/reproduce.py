@@ -11,7 +11,7 @@ from gdmap.cli.options import Json, print_json
 from gdmap.cli.tables import progress_bar
 from gdmap.reproduce import REPRODUCTIONS
 from gdmap.reproduce import reproduce as run_reproduction
-from gdmap.reproduce.report import Report, interval_of, number_of, status_of
+from gdmap.reproduce.report import PROVED, Report, interval_of, number_of, status_of
 from gdmap.reproduce.table import write_table
 
 MARKS = {
@@ -105,7 +105,7 @@ def show(report: Report, out: Path | None) -> None:
         console.print()
         console.print(f"{number}. {claim.statement} ({claim.source})", markup=False, soft_wrap=True)
         console.print(
-            f"   {MARKS[claim.agrees]}{', proved' if claim.proved else ''}: {claim.conclusion}",
+            f"   {MARKS[claim.agrees]}{PROVED[claim.proved]}: {claim.conclusion}",
             markup=False,
             soft_wrap=True,
         )

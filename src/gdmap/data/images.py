@@ -56,8 +56,9 @@ class ImageSet:
                 f"images must have the shape (m, channels, height, width), none of them 0, got {images.shape}: "
                 "ImageSet.from_arrays takes other layouts"
             )
-        images = images.astype(float, copy=False)
+        images = images.astype(float)  # a copy: what the provenance says must stay true
         check_finite(images)
+        images.flags.writeable = False
         n_classes = whole(self.n_classes, "n_classes", 1)
         object.__setattr__(self, "images", images)
         object.__setattr__(self, "labels", checked_labels(self.labels, len(images), n_classes))

@@ -10,7 +10,7 @@ import numpy as np
 
 from gdmap.engines.budget import BudgetedProgram, widest_block
 from gdmap.engines.random import random_direction
-from gdmap.engines.xla import norms
+from gdmap.engines.xla import norms, on_lanes
 from gdmap.maps import Family
 
 # States are looked at once in so many steps: what is not finite then, or far out, has diverged.
@@ -26,14 +26,14 @@ COPIES_OF_STATE, COPIES_OF_RECORD = 10, 4
 class Horizon(NamedTuple):
     """What is recorded of each trajectory; arrays with the trajectories first.
 
-    ``state`` at the horizon; ``escaped_at`` the step by which it had left for infinity (a multiple of 16; -1: it
-    had not); of the last ``window`` steps, shape ``(trajectories, window)``: ``loss`` and ``gradient_norm`` at the
-    state before the step, ``step_length``, ``growth`` the logarithm by which the step stretched a tangent vector
-    (the image of the one before); ``projections`` of the states on fixed random directions, ``(trajectories,
-    window, 8)``. NaN for trajectories that left.
+    ``theta`` the parameters at the horizon; ``escaped_at`` the step by which it had left for infinity (a multiple
+    of 16; -1: it had not); of the last ``window`` steps, shape ``(trajectories, window)``: ``loss`` and
+    ``gradient_norm`` at the state before the step, ``step_length``, ``growth`` the logarithm by which the step
+    stretched a tangent vector (the image of the one before); ``projections`` of the parameters on fixed random
+    directions, ``(trajectories, window, 8)``. NaN for trajectories that left.
     """
 
-    state: np.ndarray
+    theta: np.ndarray
     escaped_at: np.ndarray
     loss: np.ndarray
     gradient_norm: np.ndarray
@@ -42,10 +42,20 @@ class Horizon(NamedTuple):
     projections: np.ndarray
 
 
+class Theta(eqx.Module):
+    """The parameters in a state."""
+
+    family: Family
+
+    def __call__(self, parameter: Any, state: Any) -> Any:
+        """``theta``, shape ``(dim,)``."""
+        return self.family(parameter).parameters(state)
+
+
 class Train(eqx.Module):
     """A number of steps of each lane; lanes that have left for infinity are marked."""
 
-    step: Callable[[Any, Any], Any]
+    family: Family
 
     def __call__(self, parameter: Any, state: Any, radius: Any, done: Any, until: Any) -> tuple[Any, Any, Any]:
         """The states after the steps from ``done`` to ``until`` (the same for all lanes); steps done; escapes."""
@@ -53,9 +63,12 @@ class Train(eqx.Module):
         def some_steps(carry: Any) -> Any:
             state, done, escaped = carry
             number = jnp.minimum(CHECK, until[0] - done[0])
-            state = jax.lax.fori_loop(0, number, lambda _, state: jax.vmap(self.step)(parameter, state), state)
+            step = jax.vmap(self.family.step)
+            state = jax.lax.fori_loop(0, number, lambda _, state: step(parameter, state), state)
             done = done + number
-            outside = ~(norms(state) <= radius)
+            # The parameters alone: moments of an optimiser may be many orders larger.
+            theta = jax.vmap(lambda parameter, state: self.family(parameter).parameters(state))(parameter, state)
+            outside = ~(norms(theta) <= radius) | ~jnp.all(jnp.isfinite(state), axis=1)
             escaped = jnp.where((escaped < 0) & outside, done, escaped)
             return state, done, escaped
 
@@ -87,7 +100,9 @@ class Record(eqx.Module):
                 growth = jnp.log(length)
             else:
                 following, growth = map_.update(state), jnp.zeros((), state.dtype)
-            recorded = (loss, norms(gradient), norms(following - state), growth, directions @ state)
+            theta = map_.parameters(state)
+            moved = norms(map_.parameters(following) - theta)
+            recorded = (loss, norms(gradient), moved, growth, directions @ theta)
             return following, tangent, recorded
 
         def body(carry: Any, _: None) -> tuple[Any, Any]:
@@ -124,13 +139,15 @@ class HorizonRun:
         vector, number = jax.ShapeDtypeStruct((state_dim,), dtype), jax.ShapeDtypeStruct((), dtype)
         integer = jax.ShapeDtypeStruct((), np.int64)
         largest = widest_block(state_dim)
+        self.theta = Theta(family)
         # The same directions for all: rows of one seed, scaled like a unit vector.
-        directions = np.stack([random_direction(state_dim, 0, row) for row in range(PROJECTIONS)])
+        dim = family.objective.dim
+        directions = np.stack([random_direction(dim, 0, row) for row in range(PROJECTIONS)])
         self.record = BudgetedProgram(
             Record(family, directions.astype(dtype), window, tangents), (number, vector, vector), memory, largest
         )
         self.train = BudgetedProgram(
-            Train(family.step), (number, vector, number, integer, integer), memory, self.record.block
+            Train(family), (number, vector, number, integer, integer), memory, self.record.block
         )
         self.block = self.train.block
         self.bytes = max(self.train.bytes, self.record.bytes)
@@ -145,15 +162,16 @@ class HorizonRun:
     ) -> Horizon:
         """Iterate each row of ``start`` under ``family(parameter[row])`` and record its last steps.
 
-        ``numbers`` with ``seed`` address the tangent vectors: rows of one number have the same. Trajectories that
-        left for infinity (beyond ``escape_radius (1 + ||start||)``, or not finite) are given up. ``progress``
-        counts trajectory-steps.
+        ``numbers`` with ``seed`` address the tangent vectors: rows of one number have the same. Trajectories
+        that left for infinity (parameters beyond ``escape_radius (1 + ||start||)``, or a state that is not
+        finite) are given up. ``progress`` counts trajectory-steps.
         """
         count, dim = start.shape
         dtype = start.dtype
         state, parameter = start.copy(), parameter.astype(dtype)
         escaped_at = np.full(count, -1, np.int64)
-        radius = np.minimum(self.escape_radius * (1 + row_norms(start)), np.finfo(dtype).max).astype(dtype)
+        begun = self.parameters(parameter, start)
+        radius = np.minimum(self.escape_radius * (1 + row_norms(begun)), np.finfo(dtype).max).astype(dtype)
         done, rows, total = 0, np.arange(count), count * self.steps
         until_window = self.steps - self.window
         while rows.size and done < until_window:
@@ -173,14 +191,21 @@ class HorizonRun:
                 tangent[i] = random_direction(dim, seed, int(number), 2)
             state[rows], values = self.record((parameter[rows], state[rows], tangent))
             with np.errstate(all="ignore"):
-                outside = ~(row_norms(state[rows]) <= radius[rows])
+                outside = ~(row_norms(self.parameters(parameter[rows], state[rows])) <= radius[rows])
+            outside |= ~np.isfinite(state[rows]).all(axis=1)
             escaped_at[rows[outside]] = self.steps
             # Of a run that leaves for infinity during the window nothing is told.
             for into, found in zip(recorded, values, strict=True):
                 into[rows[~outside]] = found[~outside]
         if progress is not None:
             progress(total, total)
-        return Horizon(state, escaped_at, *recorded)
+        theta = self.parameters(parameter, state)
+        theta[escaped_at >= 0] = np.nan
+        return Horizon(theta, escaped_at, *recorded)
+
+    def parameters(self, parameter: np.ndarray, state: np.ndarray) -> np.ndarray:
+        """The parameters in the states."""
+        return np.array(on_lanes(self.theta, (parameter, state), self.block))
 
 
 def row_norms(rows: np.ndarray) -> np.ndarray:

@@ -46,7 +46,8 @@ class Tendency(IntEnum):
     that a run may stay near for long, or for ever outwards where a loss flattens out (cross-entropy on separable
     data); a fall that is one half of an oscillation longer than the window cannot be told from it. Or the loss
     fell at every single step of the window, at less than half the mean pace of the way: a descent that has slowed
-    down, whose gradient vanishes if it goes on so and the loss is bounded below.
+    down, whose gradient vanishes if it goes on so and the loss is bounded below. The sharpness may still be rising
+    towards the limit: a longer run may then be at the edge of stability.
     Both only where the largest Hessian eigenvalue at the end is shown to be below the map's stability limit (2 /
     step size for gradient descent), if it has one (`Map.stability_limit`; Adam has none).
     ``PERIODIC``: the states recur after two or more steps, to a thousandth of how much they differ otherwise, over
@@ -241,22 +242,25 @@ def judge(
     left along a direction of negative curvature, ``grows`` whether tangent vectors grow (by default none).
     """
     window = horizon.loss.shape[1]
-    eps = np.finfo(horizon.state.dtype).eps
+    eps = np.finfo(horizon.theta.dtype).eps
     with np.errstate(all="ignore"):
         logarithms = block_medians(np.log(horizon.gradient_norm)).astype(float)
         spacing = window // BLOCKS
         falling = trend(logarithms, spacing)
         loss_trend = trend(block_medians(horizon.loss).astype(float), spacing)
         period, recurrence = periods(horizon.projections)
-        way = row_norms(horizon.state - start)
+        way = row_norms(horizon.theta - start)
         pace = np.median(horizon.step_length, axis=1)
-        rounding = eps * row_norms(horizon.state)
-        negligible = (pace * steps <= NEGLIGIBLE * way) | (pace <= ROUNDING * rounding)
+        rounding = eps * row_norms(horizon.theta)
+        loss_steady = (loss_trend.lower <= 0) & (loss_trend.upper >= 0)
+        # Steps that are rounding may add up: only where nothing has a trend do they lead nowhere.
+        rounds = (pace <= ROUNDING * rounding) & loss_steady & ~(falling.upper < 0)
+        still = (way > 0) | (np.max(horizon.gradient_norm, axis=1) == 0)
+        negligible = ((pace * steps <= NEGLIGIBLE * way) | rounds) & still
         steady = np.maximum(np.abs(falling.lower), np.abs(falling.upper)) * window < np.log(SLIGHT)
         recurs = (period > 0) & (RECURS * pace > rounding)
         falls = falling.falls & (falling.upper * steps < -SLOWEST)
-        loss_steady = (loss_trend.lower <= 0) & (loss_trend.upper >= 0)
-        descends = falls_at_every_step(horizon.loss) & (pace * steps < SLOWED * way)
+        descends = falls_at_every_step(horizon.loss) & (pace * steps < SLOWED * way) & ~(falling.lower > 0)
         gradient_norm, loss = level(horizon.gradient_norm), level(horizon.loss)
     leaves, grows = (np.zeros(len(way), bool) if given is None else given for given in (leaves, grows))
     small = negligible | falls
@@ -268,7 +272,7 @@ def judge(
         (descends & stable, Tendency.CONVERGING, Cause.FALLING_LOSS),
         (recurs & ~grows & ~negligible, Tendency.PERIODIC, Cause.RECURRENCE),
         (small & ~stable, Tendency.UNDECIDED, Cause.SHARPNESS_ABOVE_LIMIT),
-        (steady & loss_steady, Tendency.SUSTAINED, Cause.NO_TREND),
+        (steady & loss_steady & (falling.lower <= 0) & (falling.upper >= 0), Tendency.SUSTAINED, Cause.NO_TREND),
         (grows, Tendency.UNSTABLE, Cause.GROWING_TANGENTS),
     )
     conditions = [condition for condition, _, _ in cases]

@@ -21,12 +21,14 @@ COLOURS = {
     "diverged": "#D55E00",
     "undecided": "#808080",
 }
+# Ratios above are drawn at the upper edge.
+HIGHEST_RATIO = 2.0
 
 
 def plot_asymptotics(
     datasets: xr.Dataset | Mapping[str, xr.Dataset],
-    transitions: Sequence[Bracket] = (),
-    limits: Sequence[float] = (),
+    transitions: Bracket | Sequence[Bracket] = (),
+    limits: float | Sequence[float] = (),
 ) -> Figure:
     """Shares of the tendencies, asymptotic gradient norms and sharpness ratios of `asymptotics`, by step size.
 
@@ -35,11 +37,18 @@ def plot_asymptotics(
     datasets
         The result of `asymptotics`, or several by title: one column of panels each.
     transitions
-        For each dataset the transition (`gdmap.transition_step_size`): its interval is shaded.
+        For each dataset (or the one) the transition (`gdmap.transition_step_size`): its interval is shaded.
     limits
         For each dataset a step size to be marked, such as 2 / (smallest sharpness found).
     """
     named = {"": datasets} if isinstance(datasets, xr.Dataset) else dict(datasets)
+    if not all(isinstance(one, xr.Dataset) and "tendency" in one for one in named.values()):
+        raise TypeError("plot_asymptotics draws the result of gdmap.asymptotics, or several by title")
+    transitions = [transitions] if isinstance(transitions, Bracket) else transitions
+    limits = [limits] if isinstance(limits, (int, float)) else limits
+    for given, what in ((transitions, "transitions"), (limits, "limits")):
+        if given and len(given) != len(named):
+            raise ValueError(f"{what} holds {len(given)} entries for {len(named)} datasets: give one for each")
     figure = Figure(figsize=(1.4 + 4.0 * len(named), 8.0), layout="constrained")
     rows = 3 if all("sharpness_ratio" in one for one in named.values()) else 2
     panels = figure.subplots(rows, len(named), sharex="col", sharey="row", squeeze=False)
@@ -62,18 +71,29 @@ def plot_asymptotics(
     handles: dict[str, Any] = {}
     for axes in panels.flat:
         handles |= {str(label): handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=4, frameon=False)
+    figure.legend(
+        list(handles.values()),
+        list(handles),
+        loc="outside lower center",
+        ncols=2 if len(named) == 1 else 4,
+        frameon=False,
+    )
     return figure
 
 
 def draw_shares(axes: Axes, dataset: xr.Dataset) -> None:
-    """One line with a shaded interval for every tendency that occurs."""
+    """One line for every tendency that occurs, its interval where the share is not 0; and all that converge."""
     step_size = dataset["step_size"].values
     for name, colour in COLOURS.items():
         one = dataset.sel(tendency_name=name)
-        if float(one["share"].max()) > 0:
-            axes.fill_between(step_size, one["share_lower"], one["share_upper"], color=colour, alpha=0.15, lw=0)
+        some = one["share"].values > 0
+        if some.any():
+            axes.fill_between(
+                step_size, one["share_lower"], one["share_upper"], where=some, color=colour, alpha=0.15, lw=0
+            )
             axes.plot(step_size, one["share"], color=colour, marker="o", ms=3.5, lw=1.4, label=name)
+    both = dataset["share"].sel(tendency_name=["converged", "converging"]).sum("tendency_name")
+    axes.plot(step_size, both, color="black", lw=1, ls="-.", label="converged or converging")
     axes.set_ylim(-0.03, 1.03)
 
 
@@ -98,11 +118,16 @@ def draw_levels(axes: Axes, dataset: xr.Dataset, variable: str) -> None:
 
 
 def draw_ratios(axes: Axes, dataset: xr.Dataset) -> None:
-    """Sharpness ratios with the limit of stability at 1."""
+    """Sharpness ratios with the limit of stability at 1; those above the panel as triangles at its edge."""
     draw_points(axes, dataset, "sharpness_ratio")
     axes.axhline(1, color="black", ls=":", lw=1.2, label="limit of stability")
-    top = np.nanmax(np.append(dataset["sharpness_ratio"].values, 1.0))
-    axes.set_ylim(0, min(1.15 * float(top), 2.0))
+    values = dataset["sharpness_ratio"].transpose("step_size", "start").values
+    top = float(np.nanmax(np.append(values[values <= HIGHEST_RATIO], 1.0)))
+    above = np.nansum(values > HIGHEST_RATIO, axis=1) > 0
+    axes.set_ylim(0, 1.15 * top)
+    if above.any():
+        step_size = dataset["step_size"].values[above]
+        axes.plot(step_size, np.full(len(step_size), 1.1 * top), "^", color="black", ms=5, label="some above")
 
 
 def draw_points(axes: Axes, dataset: xr.Dataset, variable: str) -> None:
@@ -114,7 +139,7 @@ def draw_points(axes: Axes, dataset: xr.Dataset, variable: str) -> None:
         chosen = (names == name) & np.isfinite(values)
         if name != "diverged" and chosen.any():
             axes.plot(
-                step_size[chosen], np.maximum(values[chosen], 1e-17), "o", ms=2.5, mew=0, alpha=0.6, color=colour
+                step_size[chosen], np.maximum(values[chosen], 1e-17), "o", ms=3.5, mew=0, alpha=0.6, color=colour
             )
 
 

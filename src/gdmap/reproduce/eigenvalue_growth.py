@@ -72,10 +72,18 @@ CRITICAL = (
     ((1, 1, 1, 1), (2, 2, 2), (2, 3, 2), (3, 3, 3), (2, 2, 2, 2), (1, 3, 2, 1), (2, 3, 3, 2), (2, 2, 2, 2, 2)),
 )
 SEARCHED_FLATTEST = (0, 3)
+# Parts what the run proved from what it measured, in a conclusion.
+MEASURED = "The counterexample is proved; what follows is measured."
 DRAWN = (32, 400)
 NEURON_TARGET, NEURON_REACH = 0.5, 6.0
 
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
+
+# Families may lie on each other: every second is drawn thin and dashed upon wide lines with open markers.
+LINES: tuple[dict[str, Any], ...] = (
+    {"ms": 3.5, "lw": 1.2, "ls": "--", "zorder": 3},
+    {"ms": 7.5, "lw": 3.0, "mfc": "none", "zorder": 2},
+)
 
 Progress = Callable[[int, int], None]
 Matrix = list[list[Any]]
@@ -164,7 +172,8 @@ FAMILIES = (
 class Curve(NamedTuple):
     """Exact spectra along a family: ``t``, norms, the smallest and largest positive eigenvalue, all at rational t.
 
-    ``proved_everywhere`` says whether the formula of the family was proved for every ``t``.
+    ``proved_everywhere`` says whether the formula of the family was proved for every ``t``; ``roots`` holds, for
+    each eigenvalue of that formula, whether it is bounded for ``t >= 1`` and whether it tends to zero.
     """
 
     family: Family
@@ -172,6 +181,22 @@ class Curve(NamedTuple):
     norm: np.ndarray
     spectra: list[ExactSpectrum]
     proved_everywhere: bool
+    roots: tuple[tuple[bool, bool], ...] = ()
+
+    @property
+    def some_proved_bounded(self) -> bool:
+        """Whether some non-zero eigenvalue is proved to stay bounded along the whole family."""
+        return self.proved_everywhere and any(bounded for bounded, _ in self.roots)
+
+    @property
+    def all_proved_bounded(self) -> bool:
+        """Whether the largest eigenvalue is proved to stay bounded along the whole family."""
+        return self.proved_everywhere and bool(self.roots) and all(bounded for bounded, _ in self.roots)
+
+    @property
+    def some_proved_to_vanish(self) -> bool:
+        """Whether some non-zero eigenvalue is proved to tend to zero along the family."""
+        return self.proved_everywhere and any(vanishes for _, vanishes in self.roots)
 
     @property
     def smallest(self) -> np.ndarray:
@@ -256,7 +281,7 @@ def curve(family: Family, doublings: int, size: int = 0) -> Curve:
     if wrong:
         raise ValueError(f"the point of the family {family.name} at t = {wrong[0]} is not a minimum")
     norm = np.array([math.sqrt(float(sum(Fraction(x) ** 2 for x in point))) for point in points])
-    return Curve(family, t, norm, spectra, proved_for_every_t(family))
+    return Curve(family, t, norm, spectra, proved_for_every_t(family), limits_of_roots(family))
 
 
 def is_minimum(spectrum: ExactSpectrum) -> bool:
@@ -280,6 +305,24 @@ def proved_for_every_t(family: Family) -> bool:
     expected *= x ** (exact.dim - degree)
     found = exact.characteristic(reduced(exact.hessian(theta), relation), x)
     return bool(critical and (found - expected) % relation == 0)
+
+
+def limits_of_roots(family: Family) -> tuple[tuple[bool, bool], ...]:
+    """For each root of the formula: is it bounded for ``t >= 1``, and does it tend to zero? Both exactly.
+
+    With ``t s = 1`` a root is a sum of powers of ``t`` and of ``s``: bounded without any of ``t``, and then
+    tending to its constant term.
+    """
+    if family.roots is None:
+        return ()
+    exact = ExactLoss(family.network(), 2)
+    t, s = exact.unknowns
+    limits = []
+    for root, _ in family.roots(t, s):
+        powers = (exact.polynomial(root) % (t * s - 1)).to_dict()
+        bounded = all(power[0] == 0 for power in powers)
+        limits.append((bounded, bounded and (0, 0) not in powers))
+    return tuple(limits)
 
 
 def reduced(hessian: np.ndarray, relation: Any) -> np.ndarray:
@@ -451,7 +494,7 @@ class Flattest(NamedTuple):
     widths: tuple[int, ...]
     formula: Bracket
     attained: Bracket
-    random: float
+    random: Bracket
     searched: Bracket | None
 
 
@@ -465,8 +508,15 @@ def flattest(widths: tuple[int, ...], number: int, size: int, seed: int) -> Flat
     searched = None
     if number < SEARCHED_FLATTEST[size]:
         searched = flattest_minimum(Function(network.evaluate, network.dim), seed=seed).sharpness
-    least = float((drawn["sharpness"] - drawn["eigenvalue_error"]).min())
+    words = f"least of {drawn.sizes['minimum']} random minima: from above only"
+    least = least_of(drawn["sharpness"].values, drawn["eigenvalue_error"].values, words)
     return Flattest(widths, formula, attained, least, searched)
+
+
+def least_of(values: np.ndarray, errors: np.ndarray, words: str) -> Bracket:
+    """The least of a sample of eigenvalues: it bounds the least of all from above, and nothing from below."""
+    at = int(np.argmin(values))
+    return Bracket(float(values[at]), 0.0, float(values[at] + errors[at]), "estimated", words)
 
 
 # Claims ----------------------------------------------------------------------------------------------------------
@@ -499,7 +549,7 @@ def manifold_claim(
         f"of {len(moved)}."
     )
     if deficient[0] != deficient[1]:
-        conclusion += " Without the rank condition the nullity differs between minima, so the condition is needed."
+        conclusion += " Without the rank condition the nullity differs between minima, so the formula needs it."
     run = (
         "Random layers with integer entries from -2 to 2, and their product (of full rank) as the target: exact "
         "Hessians, "
@@ -547,7 +597,7 @@ def proper_claim(curves: dict[str, Curve], sampled: dict[str, xr.Dataset], neuro
         last, last - error, last + error, "computed", "dense Hessian"
     )
     shrinking = [name for name, one in curves.items() if does_not_grow(one.smallest)]
-    proved = [name for name in shrinking if curves[name].proved_everywhere]
+    proved = [name for name in shrinking if curves[name].some_proved_bounded]
     flat = [name for name, one in curves.items() if does_not_grow(one.largest)]
     proper = [name for name, one in curves.items() if one.family.largest_is_proper]
     grows = all(growth(curves[n].norm, curves[n].largest, curves[n].t).lower > 0 for n in proper)
@@ -557,19 +607,28 @@ def proper_claim(curves: dict[str, Curve], sampled: dict[str, xr.Dataset], neuro
         agrees: Agreement = "yes"
         conclusion = "The smallest non-zero eigenvalue grows along every family looked at."
     else:
-        agrees = "corrected" if grows and not set(flat) & set(proper) else "no"
-        conclusion = (
+        agrees = "corrected" if proper and grows and not set(flat) & set(proper) else "no"
+        conclusion = ""
+        if proved:
+            conclusion += (
+                f"Not every non-zero eigenvalue grows: along the families of {', '.join(proved)} one stays bounded, "
+                "the whole spectrum being proved for every t."
+            )
+            bounded = [name for name in flat if curves[name].all_proved_bounded]
+            if bounded:
+                conclusion += f" For {', '.join(bounded)} so does the largest."
+            conclusion += f" {MEASURED} "
+        conclusion += (
             f"The smallest non-zero eigenvalue does not grow along the families of {', '.join(shrinking)}."
         )
-        if proved:
-            conclusion += f" For {', '.join(proved)} the whole spectrum is proved for every t."
         if flat:
-            conclusion += f" Even the largest eigenvalue stays bounded for {', '.join(flat)}."
+            conclusion += f" The largest does not grow for {', '.join(flat)}."
         if agrees == "corrected":
+            least = min(growth(curves[n].norm, curves[n].largest, curves[n].t).lower for n in proper)
             conclusion += (
-                " What does grow, by measurement and by theory, is the largest eigenvalue, if the depth is two "
-                "or all hidden widths equal the rank of the "
-                f"target ({', '.join(proper)}: all exponents positive)."
+                f" The largest eigenvalue grows along the families of {', '.join(proper)}, with exponents of "
+                f"{least:.3g} at least. For these (depth two, or all hidden widths equal to the rank of the "
+                "target) theory has it tend to infinity along all minima; the run does not prove that."
             )
     return Claim(
         STATEMENTS[1],
@@ -586,12 +645,10 @@ def proper_claim(curves: dict[str, Curve], sampled: dict[str, xr.Dataset], neuro
 def least_of_far(spectra: xr.Dataset) -> Bracket:
     """The smallest sharpness among the half of the random minima that lies farther out."""
     far = spectra["norm"].values >= np.median(spectra["norm"].values)
-    values, errors = spectra["sharpness"].values[far], spectra["eigenvalue_error"].values[far]
-    at = int(np.argmin(values))
     words = f"least of {int(far.sum())} random minima of norm {np.median(spectra['norm'].values):.3g} and more"
     if spectra.attrs.get("left_out"):
         words += f" ({spectra.attrs['left_out']} badly conditioned ones left out)"
-    return Bracket(float(values[at]), 0.0, float(values[at] + errors[at]), "estimated", words)
+    return least_of(spectra["sharpness"].values[far], spectra["eigenvalue_error"].values[far], words)
 
 
 def all_eigenvalues_claim(curves: dict[str, Curve]) -> Claim:
@@ -609,32 +666,42 @@ def all_eigenvalues_claim(curves: dict[str, Curve]) -> Claim:
         for name, one in curves.items()
         if growth(one.norm, one.smallest, one.t).upper < 0 and does_not_grow(one.smallest)
     ]
-    proved = [name for name in unbounded if curves[name].proved_everywhere]
-    scalar = [name for name, one in curves.items() if one.family.widths[0] == one.family.widths[-1] == 1]
-    scalar_holds = all(
-        found[f"{name}: step size that the minimum at t = {curves[name].t[-1]} asks for"].value
-        <= found[f"{name}: critical step size, from the largest eigenvalue"].upper * (1 + 1e-9)
-        for name in scalar
+    proved = [name for name in unbounded if curves[name].some_proved_to_vanish]
+    sizes = {name: found[f"{name}: critical step size, from the largest eigenvalue"] for name in curves}
+    # With 'the largest' for 'every non-zero': one finite step size for all minima of a family.
+    largest_holds = all(
+        math.isfinite(sizes[name].upper) and 2 / one.largest.min() <= sizes[name].upper * (1 + 1e-9)
+        for name, one in curves.items()
     )
+    scalar = [name for name, one in curves.items() if one.family.widths[0] == one.family.widths[-1] == 1]
+    scalar_holds = all(needed[name].value <= sizes[name].upper * (1 + 1e-9) for name in scalar)
     if not unbounded:
         agrees: Agreement = "yes"
         conclusion = "Along no family does the smallest non-zero eigenvalue tend to zero."
     else:
-        agrees = "corrected" if scalar_holds else "no"
+        agrees = "corrected" if largest_holds and scalar_holds else "no"
         first = (proved or unbounded)[0]
         one = curves[first]
         conclusion = (
             f"As reported, not for matrices: for {first} the smallest non-zero eigenvalue falls to "
             f"{one.smallest[-1]:.4g} at norm {one.norm[-1]:.4g}, so the step size would have to exceed "
-            f"{needed[first].value:.6g}, and no finite one does for all t"
-            + (" (the spectrum is proved for every t)." if first in proved else ".")
+            f"{needed[first].value:.6g}"
+            + (
+                f", and no finite one does for all t: the eigenvalue tends to zero. {MEASURED}"
+                if first in proved
+                else ", and the more the farther out."
+            )
         )
-        if scalar_holds:
+        if largest_holds:
             conclusion += (
-                " With 'the largest' for 'every non-zero' it holds: the critical step size is finite for each "
-                "network. Where "
-                f"input and output are numbers ({', '.join(scalar)}) there is one non-zero eigenvalue, and it "
-                "holds verbatim."
+                " With 'the largest' for 'every non-zero' the statement holds along every family: its largest "
+                f"eigenvalues ask for {max(2 / one.largest.min() for one in curves.values()):.6g} at most, and for "
+                "no more than the critical step size of the network, which is finite."
+            )
+        if scalar and scalar_holds:
+            conclusion += (
+                f" Where input and output are numbers ({', '.join(scalar)}) there is one non-zero eigenvalue, and "
+                "the statement holds verbatim along the family."
             )
     return Claim(
         STATEMENTS[2],
@@ -657,12 +724,13 @@ def bounded_claim(along: Curve, returned: Returned, bounded: dict[str, tuple[str
         words = f"{name}: share of starts beside the minimum of norm {returned.norms[t]:.4g} that return"
         found[f"{words}, step size {returned.step_sizes[factor]:.4g}"] = share
     for other, (verdict, distance, _) in bounded.items():
+        words = "search outwards: the farthest it found, a bound from below"
         found[f"{other}: farthest stable minimum of a search outwards ({verdict})"] = Bracket(
-            distance, distance, math.inf if verdict == "unbounded" else distance, "estimated", "search outwards"
+            distance, distance, math.inf, "estimated", words
         )
     below, above = FACTORS
     constant = does_not_grow(along.largest)
-    refuted = constant and along.proved_everywhere
+    refuted = constant and along.all_proved_bounded
     simulated = all(returned.shares[below, t].value == 1 and returned.shares[above, t].value == 0 for t in FAR)
     as_expected = all((verdict == "bounded") == proper for verdict, _, proper in bounded.values())
     if not refuted:
@@ -676,23 +744,27 @@ def bounded_claim(along: Curve, returned: Returned, bounded: dict[str, tuple[str
         agrees = "corrected" if simulated and as_expected else "no"
         top = along.spectra[-1].positive[-1].value
         conclusion = (
-            f"Not in general: for {name} the spectrum is 0 and {top:g} along a whole line of minima, whatever "
-            "their norm "
-            f"(proved for every t), so with step sizes below 2/{top:g} stable minima are unbounded."
+            f"Not in general: for {name} the largest eigenvalue is {top:g} along a whole line of minima, whatever "
+            f"their norm (the spectrum is proved for every t), so with step sizes below 2/{top:g} the stable minima "
+            f"are unbounded. {MEASURED}"
         )
         if simulated:
             conclusion += (
                 f" Gradient descent started beside the one of norm {returned.norms[FAR[-1]]:.4g} returns to it "
-                "at step size "
-                f"{returned.step_sizes[below]:.4g}, and does not at {returned.step_sizes[above]:.4g}."
+                f"at step size {returned.step_sizes[below]:.4g}, and does not at {returned.step_sizes[above]:.4g}."
             )
-        conclusion += (
-            " The set is bounded where the largest eigenvalue tends to infinity: at depth two, or if all hidden "
-            "widths equal "
-            "the rank of the target."
-        )
-        if bounded and as_expected:
-            conclusion += " Searches outwards among the stable minima agree."
+        if bounded:
+            by_verdict: dict[str, list[str]] = {}
+            for other, (verdict, _, _) in bounded.items():
+                by_verdict.setdefault(verdict, []).append(other)
+            seen = "; ".join(f"{verdict} for {', '.join(names)}" for verdict, names in by_verdict.items())
+            conclusion += f" Searches outwards among the stable minima, as far as {REACH:g}, say: {seen}."
+            conclusion += (
+                " That agrees with theory, which has the set bounded at depth two, or if all hidden widths equal "
+                "the rank of the target."
+                if as_expected
+                else " That is not what theory says."
+            )
     run = (
         f"The family with W_2 = diag(1, t) of the network {name}, its spectrum as polynomials in t; "
         f"{returned.starts} starts "
@@ -724,11 +796,9 @@ def critical_claim(critical: Sequence[Flattest]) -> Claim:
         name = named(one.widths)
         found[f"{name}: smallest sharpness, formula"] = one.formula
         found[f"{name}: sharpness of the balanced minimum"] = one.attained
-        found[f"{name}: least sharpness of random minima"] = Bracket(
-            one.random, one.random, math.inf, "estimated", "random minima, less rounding"
-        )
+        found[f"{name}: least sharpness of random minima"] = one.random
         slack = 1e-9 * one.formula.value
-        ok = abs(one.attained.value - one.formula.value) <= slack and one.random >= one.formula.lower - slack
+        ok = abs(one.attained.value - one.formula.value) <= slack and one.random.value >= one.formula.lower - slack
         if one.searched is not None:
             found[f"{name}: flattest minimum of a blind search"] = one.searched
             ok = ok and abs(one.searched.value - one.formula.value) <= 1e-5 * one.formula.value
@@ -807,7 +877,9 @@ def picture(data: xr.Dataset) -> Figure:
         for number, label in enumerate(names):
             drawn = family == number
             style = {"color": COLOURS[number % len(COLOURS)], "marker": "osD^vP*"[number % 7]}
-            panel.plot(data["norm"].values[drawn], data[name].values[drawn], ms=4, lw=1.4, label=label, **style)
+            panel.plot(
+                data["norm"].values[drawn], data[name].values[drawn], label=label, **style, **LINES[number % 2]
+            )
             chosen = which == number
             panel.plot(
                 data["random_norm"].values[chosen],

@@ -516,6 +516,11 @@ def as_expected(one: Seen) -> tuple[int, int]:
     return len(clear), int(right.sum())
 
 
+def distinct_inputs(case: Case) -> int:
+    """The number of different inputs in the data."""
+    return len(np.unique(np.asarray(case.objective.data[0]), axis=0))
+
+
 def dimension_claim(statement: str, source: str, seen: Sequence[Seen], group: str) -> Claim:
     """Have the minima of a group the dimension that theory gives?"""
     some = of_group(seen, group)
@@ -527,13 +532,24 @@ def dimension_claim(statement: str, source: str, seen: Sequence[Seen], group: st
     conclusion = f"{right} of {total} minima have both nullity and dimension as the formula says"
     if undecided or infinite:
         conclusion += f"; at {undecided} the dimension stayed undecided, at {infinite} a unit is at infinity"
+    conclusion += "."
+    found = numbers_of(some)
+    if group == "interpolating" and some:
+        numbers = sorted({distinct_inputs(one.case) for one in some})
+        found["interpolating: distinct inputs"] = Bracket(
+            numbers[0], numbers[0], numbers[-1], "computed", "different rows of the inputs; fewest and most"
+        )
+        conclusion += (
+            f" Here m is the number of distinct inputs, {' or '.join(map(str, numbers))}, and not of samples "
+            f"({SAMPLES}): every input is there several times with one target, which changes no minimum."
+        )
     return Claim(
         statement,
         source,
         what_was_run(some),
-        numbers_of(some),
+        found,
         agrees,
-        f"{conclusion}.",
+        conclusion,
         figure="minima_manifold",
     )
 
@@ -547,13 +563,17 @@ def hypothesis_claim(seen: Sequence[Seen]) -> Claim:
     decided = sum(counts[kind] for kind in JUDGED)
     agreeing = sum(counts[kind] for kind in AGREEING)
     total = decided + counts[Outcome.UNDECIDED]
-    agrees: Agreement = (
-        "no" if counts[Outcome.DISAGREES] else "yes" if 2 * decided > total > 0 else "not reproducible"
-    )
+    undecided = counts[Outcome.UNDECIDED]
+    agrees: Agreement = "corrected" if undecided else "yes"
+    if counts[Outcome.DISAGREES]:
+        agrees = "no"
+    elif 2 * decided <= total:
+        agrees = "not reproducible"
     if total:
         found["all: share of minima with nullity = dimension"] = share_of(
             agreeing, total, "minima (undecided ones counted against)"
         )
+        found["all: share of minima at which the dimension could be decided"] = share_of(decided, total, "minima")
     for kind in (Outcome.UNDECIDED, Outcome.AT_INFINITY, Outcome.NO_MINIMUM):
         found[f"all: {COLOURS[kind][1]}"] = exactly(counts[kind], "descents")
     gaps = np.concatenate([one.null_gap[one.outcome == Outcome.MANIFOLD_AGREES] for one in some])
@@ -570,7 +590,17 @@ def hypothesis_claim(seen: Sequence[Seen]) -> Claim:
     conclusion = (
         f"At {agreeing} of the {total} minima found nullity and dimension agree "
         f"({counts[Outcome.ISOLATED_AGREES]} isolated, {counts[Outcome.MANIFOLD_AGREES]} on manifolds of positive "
-        f"dimension), at {differing} they differ, at {counts[Outcome.UNDECIDED]} the dimension is undecided. "
+        f"dimension), at {differing} they differ, at {undecided} the dimension is undecided. "
+    )
+    if agrees == "corrected":
+        share = found["all: share of minima at which the dimension could be decided"]
+        conclusion += (
+            "Corrected, the statement is: at all minima at which the dimension could be decided "
+            f"({decided} of {total}; share {share.value:.3f} in [{share.lower:.3f}, {share.upper:.3f}], Wilson "
+            f"interval). The others are {undecided}, all in the networks {undecided_in(some)}; the set may fail to "
+            "be a manifold there, as it does where sheets of minima cross. "
+        )
+    conclusion += (
         "This is evidence from samples: where it agrees the loss is Morse-Bott at these points, and no sample "
         "answers the "
         "question for all minima."
@@ -586,7 +616,7 @@ def hypothesis_claim(seen: Sequence[Seen]) -> Claim:
     conclusion += decay_words(every)
     if counts[Outcome.AT_INFINITY] or counts[Outcome.NO_MINIMUM]:
         conclusion += (
-            f" {counts[Outcome.AT_INFINITY]} descents ended with a saturated unit and "
+            f" Of {sum(counts.values())} descents {counts[Outcome.AT_INFINITY]} ended with a saturated unit and "
             f"{counts[Outcome.NO_MINIMUM]} "
             "at no minimum that could be verified, many of them on the way to infinity; they are not counted."
         )
@@ -599,6 +629,12 @@ def hypothesis_claim(seen: Sequence[Seen]) -> Claim:
         conclusion,
         figure="minima_manifold",
     )
+
+
+def undecided_in(some: Sequence[Seen]) -> str:
+    """The networks with minima of undecided dimension, and how many each has."""
+    counts = {one.case.name: int(np.sum(one.outcome == Outcome.UNDECIDED)) for one in some}
+    return "; ".join(f"{name} ({count})" for name, count in counts.items() if count)
 
 
 def rescaling_words(some: Sequence[Seen]) -> str:

@@ -35,6 +35,8 @@ STATEMENTS = (
 LAW = "glorot"
 # Of the step sizes looked at: half on a wide grid, half around the transition that it shows.
 RISE = 2.0
+# A transition is sharp if the ends of its interval differ by at most this factor.
+SHARP = 2.0
 # How far above 2 / step size the sharpness at the end of a finite run may be and count as near, and how many may.
 NEAR, FEW = 0.1, 0.05
 # Along a bias of the last layer the square loss has curvature 1: no minimum is stable above 2 / 1.
@@ -70,8 +72,8 @@ class Settings(NamedTuple):
     data: str
 
 
-QUICK = Settings(50, 50, 7, 8, 2, 10, 0.05, 4.0, 4, 512, 512, "")
-FULL = Settings(200, 100, 14, 16, 4, 30, 0.02, 4.0, 20, 4000, 1500, "")
+QUICK = Settings(50, 50, 7, 8, 2, 10, 0.05, 4.0, 6, 512, 512, "")
+FULL = Settings(200, 100, 14, 16, 4, 30, 0.02, 4.0, 20, 2000, 1000, "")
 SETTINGS = (FULL, QUICK)
 
 
@@ -87,7 +89,7 @@ class Trained(NamedTuple):
 
 def run(quick: bool = False, seed: int = 0, progress: Progress | None = None, **settings: Any) -> Report:
     """Train three networks at many step sizes from many starts, locate the transition, and compare."""
-    size = (QUICK if quick else FULL)._replace(**settings)
+    size = checked_size((QUICK if quick else FULL)._replace(**settings))
     networks = networks_on(size, seed)
     results = []
     for number, (title, network, steps) in enumerate(networks):
@@ -106,6 +108,18 @@ def run(quick: bool = False, seed: int = 0, progress: Progress | None = None, **
         unknown_claim(),
     )
     return Report(NAME, TITLE, PAPER, claims, dataset(results), {"mnist_transition": figure(results)}, quick)
+
+
+def checked_size(size: Settings) -> Settings:
+    """The settings, or an error before anything is run."""
+    if not 0 < size.smallest < size.largest < math.inf:
+        raise ValueError(
+            f"smallest={size.smallest:g} and largest={size.largest:g} must be step sizes, the first the smaller"
+        )
+    for name, least in (("step_sizes", 2), ("starts", 6), ("steps", 512), ("steps_of_convolution", 512)):
+        if getattr(size, name) < least:
+            raise ValueError(f"the setting {name} must be at least {least}, got {getattr(size, name)}")
+    return size
 
 
 def chosen_images(size: Settings, number: int, seed: int) -> ImageSet:
@@ -166,8 +180,8 @@ def trained(title: str, network: Network, steps: int, size: Settings, seed: int,
         inside = before > 0 and math.isfinite(after)
         low, high = (before, after) if inside else (wide[0] * 0.99, wide[-1] * 1.01)
         found = joined(found, train(np.geomspace(low, high, size.step_sizes // 2 + 2)[1:-1], 1))
-    shown = transition_step_size(found, "not converging", seed=seed)
-    return Trained(title, network, found, shown, transition_step_size(found, seed=seed))
+    shown = transition_step_size(found, "not converging")
+    return Trained(title, network, found, shown, transition_step_size(found))
 
 
 def joined(one: xr.Dataset, other: xr.Dataset) -> xr.Dataset:
@@ -187,29 +201,32 @@ def converging(found: xr.Dataset) -> xr.DataArray:
 def share_claim(results: list[Trained]) -> Claim:
     """Whether the share of converging starts drops from most to none within a narrow range of step sizes."""
     found: dict[str, Bracket] = {}
-    drops = []
+    drops, widths = [], []
     for one in results:
         name = short(one)
         found[f"{name}: transition of the runs that show convergence, step size"] = one.transition
         found[f"{name}: the same, undecided runs counted either way"] = one.transition_either
-        width = one.transition.upper / one.transition.lower if one.transition.lower > 0 else math.inf
+        widths.append(one.transition.upper / one.transition.lower if one.transition.lower > 0 else math.inf)
         located = one.transition.lower > 0 and math.isfinite(one.transition.upper)
         share = converging(one.found)
         etas = one.found["step_size"].values
         below = share.sel(step_size=etas[etas <= one.transition.lower])
         above = share.sel(step_size=etas[etas >= one.transition.upper])
         if located:
-            found[f"{name}: share converging below"] = wilson(below)
-            found[f"{name}: share converging above"] = wilson(above)
+            found[f"{name}: share converging below"] = pooled(below)
+            found[f"{name}: share converging above"] = pooled(above)
         undecided = one.found["tendency"] == int(Tendency.UNDECIDED)
-        found[f"{name}: share left undecided"] = wilson(undecided)
+        found[f"{name}: share left undecided"] = pooled(undecided)
         drops.append(
             located
             and found[f"{name}: share converging below"].lower > found[f"{name}: share converging above"].upper
         )
-        found[f"{name}: width of the transition, factor"] = exactly(width, "upper over lower end of its interval")
+        found[f"{name}: width of the transition, factor"] = exactly(
+            widths[-1], "upper over lower end of its interval"
+        )
     number = sum(drops)
-    agrees: Agreement = "yes" if all(drops) else "no"
+    narrow = all(factor <= SHARP for factor in widths)
+    agrees: Agreement = "no" if number < len(results) else "yes" if narrow else "not reproducible"
     return Claim(
         STATEMENTS[0],
         "Experiments, as reported",
@@ -227,7 +244,7 @@ def share_claim(results: list[Trained]) -> Claim:
 def gradient_claim(results: list[Trained], seed: int) -> Claim:
     """Whether the median asymptotic gradient norm rises at the transition."""
     found: dict[str, Bracket] = {}
-    rises = []
+    rises, falls_short = [], []
     for one in results:
         before, after = either_side(one)
         ratio = rise(one.found, before, after, seed)
@@ -236,7 +253,8 @@ def gradient_claim(results: list[Trained], seed: int) -> Claim:
         found[f"{name}: median at step size {after:.4g}"] = median_of(one.found, after, seed)
         found[f"{name}: rise, factor"] = ratio
         rises.append(ratio.lower > RISE)
-    agrees: Agreement = "yes" if all(rises) else "no"
+        falls_short.append(ratio.upper < RISE)
+    agrees: Agreement = "yes" if all(rises) else "no" if any(falls_short) else "not reproducible"
     return Claim(
         STATEMENTS[1],
         "Experiments, as reported",
@@ -255,7 +273,7 @@ def gradient_claim(results: list[Trained], seed: int) -> Claim:
 def sharpness_claim(results: list[Trained]) -> Claim:
     """Whether gradients vanish only where the sharpness is below 2 / step size, and nowhere above the bound 2."""
     found: dict[str, Bracket] = {}
-    consistent = []
+    consistent, contrary = [], []
     for one in results:
         name, runs = short(one), one.found
         alive = runs["tendency"] != int(Tendency.DIVERGED)
@@ -264,16 +282,17 @@ def sharpness_claim(results: list[Trained]) -> Claim:
         )
         above = vanishing & (runs["sharpness_ratio_lower"] > 1 + NEAR)
         impossible = vanishing & (runs["step_size"] > BIAS_LIMIT)
-        number = int(vanishing.sum())
+        number, starts = int(vanishing.sum()), runs.sizes["start"]
         found[
             f"{name}: of the runs with vanishing gradient, share with sharpness above 2 / step size by {NEAR:.0%}"
-        ] = share_of(int(above.sum()), number, "runs")
-        found[f"{name}: of them, share at step sizes above {BIAS_LIMIT:g}"] = share_of(
-            int(impossible.sum()), number, "runs"
+        ] = share_of_runs(int(above.sum()), number, starts)
+        found[f"{name}: of them, share at step sizes above {BIAS_LIMIT:g}"] = share_of_runs(
+            int(impossible.sum()), number, starts
         )
         consistent.append(int(above.sum()) <= FEW * number and not impossible.any())
+        contrary.append(bool(impossible.any()) or share_of_runs(int(above.sum()), number, starts).lower > FEW)
         found |= flattest_end(name, one)
-    agrees: Agreement = "yes" if all(consistent) else "no"
+    agrees: Agreement = "yes" if all(consistent) else "no" if any(contrary) else "not reproducible"
     return Claim(
         STATEMENTS[2],
         "Theory of the linear case, and its extension to non-linear networks, as reported",
@@ -373,11 +392,15 @@ def median_of(found: xr.Dataset, step_size: float, seed: int) -> Bracket:
 
 
 def rise(found: xr.Dataset, before: float, after: float, seed: int) -> Bracket:
-    """The factor between the medians at two step sizes, the starts resampled together."""
+    """The factor between the medians at two step sizes, the starts resampled together; 1 where both diverged."""
+
+    def factor(v: np.ndarray) -> np.ndarray:
+        first, second = middle(v[:, 0]), middle(v[:, 1])
+        known = np.isfinite(first)
+        return np.where(known, second / np.where(known, first, 1.0), 1.0)
+
     both = np.stack([norms_at(found, before), norms_at(found, after)])
-    return bootstrapped(
-        both, lambda v: middle(v[:, 1]) / middle(v[:, 0]), seed, "ratio of medians; bootstrap over starts"
-    )
+    return bootstrapped(both, factor, seed, "ratio of medians; bootstrap over starts")
 
 
 def middle(values: np.ndarray) -> np.ndarray:
@@ -385,9 +408,19 @@ def middle(values: np.ndarray) -> np.ndarray:
     return np.sort(values, axis=-1)[..., values.shape[-1] // 2]
 
 
-def wilson(flags: xr.DataArray) -> Bracket:
-    """The share of true entries with its Wilson interval."""
-    return share_of(int(flags.sum()), int(flags.size), "runs")
+def pooled(flags: xr.DataArray) -> Bracket:
+    """The share of true entries over step sizes and starts, with the interval of a sample of the starts."""
+    return share_of_runs(int(flags.sum()), int(flags.size), int(flags.sizes["start"]))
+
+
+def share_of_runs(count: int, number: int, starts: int) -> Bracket:
+    """The share ``count / number`` of runs with the Wilson interval of a sample of the starts."""
+    if not number:
+        return share_of(0, 0, "runs")
+    share = count / number
+    ends = share_of(round(share * starts), starts)
+    method = f"{count} of {number} runs; Wilson score interval of {starts} starts, which the step sizes share"
+    return Bracket(share, min(ends.lower, share), max(ends.upper, share), "estimated", method, ends.confidence)
 
 
 def at(found: xr.Dataset, variable: str, step_size: float, start: int) -> Bracket:

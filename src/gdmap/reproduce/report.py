@@ -21,6 +21,9 @@ AGREEMENTS = {
 }
 
 
+PROVED = {True: ", proved", False: "", "instances": ", proved for the instances named"}
+
+
 @dataclass(frozen=True)
 class Claim:
     """One statement of a paper beside what was found.
@@ -41,8 +44,8 @@ class Claim:
     conclusion
         What follows, in plain sentences.
     proved
-        Whether the agreement rests on proofs that the run verified, in exact or ball arithmetic, not on numbers in
-        floating point.
+        Whether the statement (or its correction) is proved, in exact or ball arithmetic, by proofs that the run
+        verified; ``'instances'`` for a general statement that is proved for the instances that the run names.
     paper
         The paper, where it is not that of the report.
     figure
@@ -55,7 +58,7 @@ class Claim:
     found: Mapping[str, Bracket]
     agrees: Agreement
     conclusion: str
-    proved: bool = False
+    proved: bool | Literal["instances"] = False
     paper: str | None = None
     figure: str | None = None
 
@@ -101,13 +104,13 @@ class Report:
             lines += [f"![{stem}]({stem}.png)", ""]
         for number, claim in enumerate(self.claims, 1):
             lines += [f"## {number}. {claim.statement}", "", f"*{claim.source}*", ""]
-            verdict = f"{claim.agrees.capitalize()}, proved" if claim.proved else claim.agrees.capitalize()
+            verdict = claim.agrees.capitalize() + PROVED[claim.proved]
             lines += [f"**{verdict}.** {claim.conclusion}", "", f"What was run: {claim.run}", ""]
             if claim.found:
                 lines += ["| found | value | interval | status |", "|---|---:|---|---|"]
                 for name, bracket in claim.found.items():
                     value, interval = number_of(bracket), interval_of(bracket)
-                    lines.append(f"| {name} | {value} | {interval} | {status_of(bracket)} |")
+                    lines.append(f"| {escaped(name)} | {value} | {interval} | {status_of(bracket)} |")
                 lines.append("")
         lines += ["The numbers behind the pictures are in `data.zarr`, the findings also in `report.json`.", ""]
         return "\n".join(lines)
@@ -150,12 +153,19 @@ class Report:
         return [folder / "report.md", folder / "report.json", folder / "data.zarr", *pictures]
 
 
+def escaped(words: str) -> str:
+    """Words for a cell of a Markdown table."""
+    return words.replace("|", "\\|").replace("\n", " ")
+
+
 def number_of(bracket: Bracket) -> str:
-    """The value up to its first uncertain digit, at most nine digits."""
+    """The value up to its first uncertain digit, at most nine digits; more where it is an end of its interval."""
     half = max(bracket.upper - bracket.value, bracket.value - bracket.lower)
     if not math.isfinite(bracket.value) or bracket.value == 0 or not math.isfinite(half):
         return f"{bracket.value:.4g}"
     known = 9 if half == 0 else math.floor(math.log10(abs(bracket.value))) - math.floor(math.log10(half)) + 1
+    if bracket.value in (bracket.lower, bracket.upper) and half > 0:
+        known = max(known, 4)  # as many digits as the interval is printed with, so that it holds the value
     return f"{bracket.value:.{min(max(known, 2), 9)}g}"
 
 

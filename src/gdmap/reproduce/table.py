@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gdmap.reproduce.papers import LARGE_LEARNING_RATES, NON_SINGULARITY
+from gdmap.reproduce.report import escaped
 
 PAPERS = (LARGE_LEARNING_RATES, NON_SINGULARITY)
 STATUSES = {
@@ -17,11 +18,11 @@ STATUSES = {
 HEADER = """# The papers' statements, claim by claim
 
 Every row is written by a run of `gdmap reproduce`: the status is decided by the numbers of that run, which its
-report lists with their intervals. *Proved*: the run verified a proof in exact or ball arithmetic; of a general
-statement, for the instances that the row names. *Reproduced*: computed or sampled in floating point, and it
-agrees. *Corrected*: it holds after a correction, which is given, with the counterexample running. *Not
-reproducible*: no computation can tell, or the sources at hand do not say enough. The first paper is known here
-through its abstracts and summaries ("as reported"), the second was read in full.
+report lists with their intervals. *Proved*: the run verified a proof in exact or ball arithmetic; *for
+instances*: of a general statement, for the instances that the row names. *Reproduced*: computed or sampled in
+floating point, and it agrees. *Corrected*: it holds after a correction, which is given, with the counterexample
+running. *Not reproducible*: no computation can tell, or the sources at hand do not say enough. The first paper
+is known here through its abstracts and summaries ("as reported"), the second was read in full.
 """
 
 
@@ -38,7 +39,19 @@ def read_reports(folder: Path | str) -> list[dict[str, Any]]:
         raise FileNotFoundError(
             f"there is no report below {folder}: run gdmap reproduce NAME --out {folder}/NAME first"
         )
-    return [json.loads(file.read_text()) for file in files]
+    return [read_report(file) for file in files]
+
+
+def read_report(file: Path) -> dict[str, Any]:
+    """The record of one report, or an error that names the file."""
+    try:
+        record = json.loads(file.read_text())
+        complete = {"name", "paper", "quick", "claims"} <= set(record)
+    except (ValueError, TypeError):
+        complete = False
+    if not complete:
+        raise ValueError(f"{file} is not the record of a report: run gdmap reproduce {file.parent.name} again")
+    return record
 
 
 def reproduction_table(reports: Sequence[Mapping[str, Any]], pictures: str) -> str:
@@ -70,14 +83,15 @@ def row_of(report: Mapping[str, Any], claim: Mapping[str, Any], pictures: str) -
     found = f"{claim['conclusion']} ([numbers]({pictures}/{name}/report.md))"
     command = f"`gdmap reproduce {name}`"
     cells = (claim["statement"], claim["source"], status, found, command, figure)
-    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+    return "| " + " | ".join(map(escaped, cells)) + " |"
 
 
 def status_of_claim(claim: Mapping[str, Any]) -> str:
     """The status in a word or two."""
     if not claim["proved"]:
         return STATUSES[claim["agrees"]]
-    return "proved" if claim["agrees"] == "yes" else f"{STATUSES[claim['agrees']]}, proved"
+    proved = "proved for instances" if claim["proved"] == "instances" else "proved"
+    return proved if claim["agrees"] == "yes" else f"{STATUSES[claim['agrees']]}, {proved}"
 
 
 def write_table(folder: Path | str) -> Path:

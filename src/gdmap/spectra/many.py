@@ -90,12 +90,15 @@ def spectral_ends(
 ) -> Ends:
     """Both ends of the Hessian spectrum at each row of ``theta``, shape ``(points, dim)`` (status *estimated*).
 
-    Lanczos iteration in blocks of points that keep within ``memory`` bytes; points whose interval of the largest
-    eigenvalue is wider than a thousandth of the value are iterated again, deeper (24, 72, at last 216 products).
-    The interval of the smallest one is what comes of that. The random start of a row is a function of ``seed`` and
-    its entry of ``numbers`` (by default its index): nothing else of the other rows matters. Source of the outer
-    ends: `gdmap.spectra.lanczos.random_start_bound`.
+    Lanczos iteration in blocks of points that keep within ``memory`` bytes; points whose interval of the
+    largest eigenvalue is wider than a thousandth of the value are iterated again, deeper (24, 72, at last 216
+    products). The interval of the smallest one is what comes of that. The random start of a row is a function
+    of ``seed`` and its entry of ``numbers`` (by default its index): nothing else of the other rows matters.
+    Source of the outer ends: `gdmap.spectra.lanczos.random_start_bound`. In double precision whatever the
+    dtype: products with the Hessian in single precision have errors of their own, which no interval would
+    hold.
     """
+    theta = theta.astype(np.float64)
     count, dim = theta.shape
     numbers = np.arange(count) if numbers is None else numbers
     largest, smallest = (Sharpnesses(*np.full((3, count), np.nan)) for _ in range(2))

@@ -12,7 +12,6 @@ from gdmap.ensembles.ensemble import environment
 from gdmap.ensembles.horizon import HorizonRun, host_bytes
 from gdmap.ensembles.iteration import Criteria
 from gdmap.ensembles.tendency import BLOCKS, CONFIDENCE, Cause, Tendency, judge, longest_period, mean_growth
-from gdmap.ensembles.verdicts import ParametersAt
 from gdmap.flags import flag_attributes
 from gdmap.maps import GradientDescent, Map, StepSizeFamily
 from gdmap.objectives import AbstractObjective
@@ -258,15 +257,13 @@ def look_at(
     """The variables of a group of runs, shape ``(runs,)`` each, and the bytes that the eigenvalues needed."""
     begun = np.asarray(on_lanes(InitialState(family), (parameter, thetas), run.block))
     horizon = run(parameter, begun, numbers, seed, progress)
-    final = np.asarray(on_lanes(ParametersAt(family), (parameter, horizon.state), run.block))
-    final = np.where((horizon.escaped_at < 0)[:, None], final, np.nan)
-    ends = spectral_ends(family.objective, final, memory, seed, numbers)
+    ends = spectral_ends(family.objective, horizon.theta, memory, seed, numbers)
     stable = np.isnan(limit) | (ends.largest.upper < limit)
     with np.errstate(all="ignore"):
         growth = -run.steps * parameter * ends.smallest.upper
     mean, error = mean_growth(horizon.growth)
     grows = (mean > SIGNIFICANT * error) & (mean * run.window > np.log(LEAVES))
-    judged = judge(horizon, begun, run.steps, stable, growth > np.log(LEAVES), grows)
+    judged = judge(horizon, thetas, run.steps, stable, growth > np.log(LEAVES), grows)
     ratio = [end / limit for end in ends.largest]
     variables = {
         "tendency": judged.tendency,
