@@ -19,7 +19,10 @@ class InputScale(StrEnum):
     NONE = "none"
 
 
-StudyFile = Annotated[Path | None, typer.Argument(help="A study in TOML; then no other input options.")]
+StudyFile = Annotated[
+    Path | None,
+    typer.Argument(help="A study in TOML (then no other input options), or an objective file.py:name."),
+]
 Digits = Annotated[bool, typer.Option("--digits", help="Use the 1,797 digits that scikit-learn ships.")]
 Inputs = Annotated[Path | None, typer.Option(help="Inputs: .csv (one sample per row), .npy or .npz.")]
 Targets = Annotated[Path | None, typer.Option(help="Targets: .csv, .npy or .npz.")]
@@ -65,6 +68,8 @@ def described_study(
     sweep: SweepTable,
 ) -> Study:
     """The study that a file or the options describe; giving both is an error."""
+    if study is not None and ".py:" in str(study) and objective is None:
+        objective, study = str(study), None
     data = DataTable(
         source="digits" if digits else None,
         inputs=None if inputs is None else str(inputs),

@@ -611,8 +611,8 @@ def proper_claim(curves: dict[str, Curve], sampled: dict[str, xr.Dataset], neuro
         conclusion = ""
         if proved:
             conclusion += (
-                f"Not every non-zero eigenvalue grows: along the families of {', '.join(proved)} one stays bounded, "
-                "the whole spectrum being proved for every t."
+                f"Not every non-zero eigenvalue grows: along the families of {', '.join(proved)} one stays "
+                "bounded, the whole spectrum being proved for every t."
             )
             bounded = [name for name in flat if curves[name].all_proved_bounded]
             if bounded:
@@ -695,8 +695,8 @@ def all_eigenvalues_claim(curves: dict[str, Curve]) -> Claim:
         if largest_holds:
             conclusion += (
                 " With 'the largest' for 'every non-zero' the statement holds along every family: its largest "
-                f"eigenvalues ask for {max(2 / one.largest.min() for one in curves.values()):.6g} at most, and for "
-                "no more than the critical step size of the network, which is finite."
+                f"eigenvalues ask for {max(2 / one.largest.min() for one in curves.values()):.6g} at most, and "
+                "for no more than the critical step size of the network, which is finite."
             )
         if scalar and scalar_holds:
             conclusion += (
@@ -745,8 +745,8 @@ def bounded_claim(along: Curve, returned: Returned, bounded: dict[str, tuple[str
         top = along.spectra[-1].positive[-1].value
         conclusion = (
             f"Not in general: for {name} the largest eigenvalue is {top:g} along a whole line of minima, whatever "
-            f"their norm (the spectrum is proved for every t), so with step sizes below 2/{top:g} the stable minima "
-            f"are unbounded. {MEASURED}"
+            f"their norm (the spectrum is proved for every t), so with step sizes below 2/{top:g} the stable "
+            f"minima are unbounded. {MEASURED}"
         )
         if simulated:
             conclusion += (

@@ -597,8 +597,8 @@ def hypothesis_claim(seen: Sequence[Seen]) -> Claim:
         conclusion += (
             "Corrected, the statement is: at all minima at which the dimension could be decided "
             f"({decided} of {total}; share {share.value:.3f} in [{share.lower:.3f}, {share.upper:.3f}], Wilson "
-            f"interval). The others are {undecided}, all in the networks {undecided_in(some)}; the set may fail to "
-            "be a manifold there, as it does where sheets of minima cross. "
+            f"interval). The others are {undecided}, all in the networks {undecided_in(some)}; the set may fail "
+            "to be a manifold there, as it does where sheets of minima cross. "
         )
     conclusion += (
         "This is evidence from samples: where it agrees the loss is Morse-Bott at these points, and no sample "

@@ -554,9 +554,9 @@ def non_constant_claim(evidence: Counterexample) -> Claim:
         )
         if repaired:
             conclusion += (
-                f" At {', '.join(map(str, others))} the map of this loss is certified non-singular, and its list of "
-                "exceptional step sizes is proved complete: the reciprocal of the eigenvalue that is constant is "
-                "what has to be left out."
+                f" At {', '.join(map(str, others))} the map of this loss is certified non-singular, and its list "
+                "of exceptional step sizes is proved complete: the reciprocal of the eigenvalue that is "
+                "constant is what has to be left out."
             )
     else:
         conclusion = (

@@ -18,6 +18,7 @@ from gdmap.ensembles import Fate
 from gdmap.flags import flag_attributes
 from gdmap.objectives import AbstractObjective
 from gdmap.plots.transition import COLOURS, MARKERS
+from gdmap.reproduce.report import Agreement
 from gdmap.sweeps import sweep
 from gdmap.sweeps.fractions import CONFIDENCE, share_of
 
@@ -319,6 +320,30 @@ def jumps(transition: Transition) -> bool:
     return 10 * below.upper < above.lower
 
 
+def rise_agrees(transitions: Sequence[Transition]) -> Agreement:
+    """``'yes'`` if all medians rise beyond doubt, ``'no'`` if one beyond doubt does not, else open."""
+    if all(jumps(one) for one in transitions):
+        return "yes"
+    contrary = [10 * one.norm(NEAR[0]).lower >= one.norm(NEAR[1]).upper for one in transitions]
+    return "no" if any(contrary) else "not reproducible"
+
+
+def others_below(transitions: Sequence[Transition]) -> str:
+    """Which starts stay bounded just below the prediction without converging, in a sentence; empty if none do."""
+    seen = [
+        f"{one.case.name}: {100 * share.value:.0f} % {fate}"
+        for one in transitions
+        for fate in ("periodic", "quasiperiodic", "chaotic")
+        if (share := one.share(NEAR[0], fate)).value > 0.01
+    ]
+    if not seen:
+        return ""
+    return (
+        f" At {NEAR[0]:g} of it some starts already end on other attractors ({'; '.join(seen)}), beside the "
+        "minima, which are stable up to the critical step size."
+    )
+
+
 def drop_found(transitions: Sequence[Transition]) -> dict[str, Bracket]:
     """Predicted and observed transition, and the shares on both sides, by name."""
     found: dict[str, Bracket] = {}
@@ -489,11 +514,13 @@ def norm_figure(transitions: Sequence[Transition], title: str) -> Figure:
     handles: list[Any] = [
         Line2D([], [], color="#0072B2", marker="o", ms=4, label="median of the bounded starts"),
         Patch(color="#0072B2", alpha=0.25, lw=0, label="its 95 % interval"),
-        Line2D([], [], color="#D55E00", lw=2.2, label="on the stable 2-cycle (exact)"),
+        Line2D([], [], color="#D55E00", lw=2.2, label="on the stable 2-cycle (solved to rounding)"),
         Line2D([], [], color=COLOURS["diverged"], marker="x", ls="", label="all starts diverged"),
     ]
     legend(last, [*handles, *marks()])
-    figure.supylabel("gradient norm at the end (drawn from 1e-17)", fontsize="medium")
+    figure.supylabel(
+        "gradient norm at the end (runs stop when steps are negligible: then at most)", fontsize="medium"
+    )
     figure.suptitle(title, fontsize="medium")
     return figure
 

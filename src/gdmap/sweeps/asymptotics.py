@@ -199,6 +199,11 @@ class Starts(NamedTuple):
 def checked_law(starts: Any, n_starts: int | None, dim: int, scale: Any, seed: int) -> Starts:
     """The starts as in `sweep`, but drawn only when they are asked for."""
     scales = checked_scales(scale)
+    if isinstance(starts, str):
+        raise TypeError(
+            f"starts must be a number, an array or a law key -> theta; for the law {starts!r} of a network give "
+            f"network.initial_law({starts!r})"
+        )
     if np.ndim(scale) != 0:
         raise ValueError(f"scale must be one positive number here, got {scale!r}: call once for each")
     if isinstance(starts, (int, np.integer)) and not isinstance(starts, bool):

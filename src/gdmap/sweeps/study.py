@@ -232,7 +232,8 @@ def load_named(reference: str, kinds: type | tuple[type, ...], base: Path = Path
         if _needs_arguments(found):
             raise ValueError(
                 f"objective: {reference} takes arguments; it must be an objective, or a function without "
-                f"arguments that makes one: wrap it in gdmap.Function({name}, dim)"
+                f"arguments that makes one: wrap a loss in gdmap.Function({name}, dim), an Equinox module in "
+                f"gdmap.Network({name}, inputs, targets)"
             )
         with _failures_of(path):
             found = found()
