@@ -58,6 +58,7 @@ def test_numbers_have_the_digits_that_their_intervals_support():
 
 def test_a_claim_agrees_or_does_not():
     with pytest.raises(
-        ValueError, match="agrees must be one of 'yes', 'no', 'corrected', 'not reproducible', not 'maybe'"
+        ValueError,
+        match="agrees must be one of 'yes', 'no', 'corrected', 'undecided', 'not reproducible', not 'maybe'",
     ):
         Claim("a", "b", "c", {}, "maybe", "d")

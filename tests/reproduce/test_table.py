@@ -31,6 +31,7 @@ def record(name="sky", agrees="yes", proved=False, paper=NON_SINGULARITY, figure
         ("yes", "instances", "proved for instances"),
         ("not reproducible", False, "not reproducible"),
         ("no", False, "does not agree"),
+        ("undecided", False, "undecided by this run"),
     ],
 )
 def test_the_status_of_a_claim(agrees, proved, words):

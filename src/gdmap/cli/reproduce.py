@@ -18,6 +18,7 @@ MARKS = {
     "yes": "agrees",
     "no": "does NOT agree",
     "corrected": "holds after a correction",
+    "undecided": "undecided by this run",
     "not reproducible": "not reproducible",
 }
 

@@ -101,6 +101,11 @@ def run(quick: bool = False, seed: int = 0, progress: Progress | None = None, **
         results.append(trained(title, network, steps, size, seed, report))
     if progress is not None:
         progress(1, 1)
+    return report_of(results, seed, quick)
+
+
+def report_of(results: list[Trained], seed: int, quick: bool) -> Report:
+    """The claims, the data and the picture of what training showed."""
     claims = (
         share_claim(results),
         gradient_claim(results, seed),
@@ -226,7 +231,7 @@ def share_claim(results: list[Trained]) -> Claim:
         )
     number = sum(drops)
     narrow = all(factor <= SHARP for factor in widths)
-    agrees: Agreement = "no" if number < len(results) else "yes" if narrow else "not reproducible"
+    agrees: Agreement = "no" if number < len(results) else "yes" if narrow else "undecided"
     return Claim(
         STATEMENTS[0],
         "Experiments, as reported",
@@ -254,13 +259,13 @@ def gradient_claim(results: list[Trained], seed: int) -> Claim:
         found[f"{name}: rise, factor"] = ratio
         rises.append(ratio.lower > RISE)
         falls_short.append(ratio.upper < RISE)
-    agrees: Agreement = "yes" if all(rises) else "no" if any(falls_short) else "not reproducible"
+    agrees: Agreement = "yes" if all(rises) else "no" if any(falls_short) else "undecided"
     return Claim(
         STATEMENTS[1],
         "Experiments, as reported",
         what_was_run(results)
         + " Medians over the starts, diverged ones counted as infinite; intervals by bootstrap "
-        "over the starts; on either side of the interval of the transition.",
+        "over the starts; on either side of the interval of the transition, undecided runs counted either way.",
         found,
         agrees,
         f"The median rises by more than a factor of {RISE:g} (lower end of the interval) for {sum(rises)} of "
@@ -292,7 +297,7 @@ def sharpness_claim(results: list[Trained]) -> Claim:
         consistent.append(int(above.sum()) <= FEW * number and not impossible.any())
         contrary.append(bool(impossible.any()) or share_of_runs(int(above.sum()), number, starts).lower > FEW)
         found |= flattest_end(name, one)
-    agrees: Agreement = "yes" if all(consistent) else "no" if any(contrary) else "not reproducible"
+    agrees: Agreement = "yes" if all(consistent) else "no" if any(contrary) else "undecided"
     return Claim(
         STATEMENTS[2],
         "Theory of the linear case, and its extension to non-linear networks, as reported",
@@ -366,7 +371,7 @@ def short(one: Trained) -> str:
 def either_side(one: Trained) -> tuple[float, float]:
     """The step sizes tried next to the interval of the transition."""
     etas = one.found["step_size"].values
-    below, above = etas[etas <= one.transition.lower], etas[etas >= one.transition.upper]
+    below, above = etas[etas <= one.transition_either.lower], etas[etas >= one.transition_either.upper]
     return float(below[-1]) if below.size else float(etas[0]), float(above[0]) if above.size else float(etas[-1])
 
 

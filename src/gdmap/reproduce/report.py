@@ -12,11 +12,12 @@ from matplotlib.figure import Figure
 
 from gdmap.bracket import Bracket
 
-Agreement = Literal["yes", "no", "corrected", "not reproducible"]
+Agreement = Literal["yes", "no", "corrected", "undecided", "not reproducible"]
 AGREEMENTS = {
     "yes": "what was found agrees with the statement",
     "no": "what was found does not agree with the statement",
     "corrected": "the statement holds after a correction, which is given",
+    "undecided": "the numbers of this run decide neither way: its intervals are too wide",
     "not reproducible": "no computation can tell, or what was published does not say enough; the reason is given",
 }
 
@@ -39,8 +40,9 @@ class Claim:
     found
         The numbers by name; each carries its interval, status and method.
     agrees
-        ``'yes'``, ``'no'``, ``'corrected'`` (it holds in a corrected form, which ``conclusion`` gives) or ``'not
-        reproducible'`` (with the reason): decided by the numbers of the run.
+        ``'yes'``, ``'no'``, ``'corrected'`` (it holds in a corrected form, which ``conclusion`` gives),
+        ``'undecided'`` (the intervals of the run are too wide) or ``'not reproducible'`` (with the reason): decided
+        by the numbers of the run.
     conclusion
         What follows, in plain sentences.
     proved
@@ -65,7 +67,7 @@ class Claim:
     def __post_init__(self) -> None:
         if self.agrees not in AGREEMENTS:
             raise ValueError(f"agrees must be one of {', '.join(map(repr, AGREEMENTS))}, not {self.agrees!r}")
-        if self.proved and self.agrees in ("no", "not reproducible"):
+        if self.proved and self.agrees not in ("yes", "corrected"):
             raise ValueError(f"a statement cannot be proved and have agrees={self.agrees!r}")
 
 

@@ -13,6 +13,7 @@ STATUSES = {
     "yes": "reproduced",
     "no": "does not agree",
     "corrected": "corrected",
+    "undecided": "undecided by this run",
     "not reproducible": "not reproducible",
 }
 HEADER = """# The papers' statements, claim by claim

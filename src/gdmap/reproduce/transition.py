@@ -325,7 +325,7 @@ def rise_agrees(transitions: Sequence[Transition]) -> Agreement:
     if all(jumps(one) for one in transitions):
         return "yes"
     contrary = [10 * one.norm(NEAR[0]).lower >= one.norm(NEAR[1]).upper for one in transitions]
-    return "no" if any(contrary) else "not reproducible"
+    return "no" if any(contrary) else "undecided"
 
 
 def others_below(transitions: Sequence[Transition]) -> str:
