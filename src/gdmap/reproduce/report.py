@@ -41,8 +41,8 @@ class Claim:
         The numbers by name; each carries its interval, status and method.
     agrees
         ``'yes'``, ``'no'``, ``'corrected'`` (it holds in a corrected form, which ``conclusion`` gives),
-        ``'undecided'`` (the intervals of the run are too wide) or ``'not reproducible'`` (with the reason): decided
-        by the numbers of the run.
+        ``'undecided'`` (the intervals of the run are too wide) or ``'not reproducible'`` (with the reason):
+        decided by the numbers of the run.
     conclusion
         What follows, in plain sentences.
     proved
