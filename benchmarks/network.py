@@ -80,9 +80,9 @@ def training(network: gdmap.Network, thetas: np.ndarray) -> tuple[Callable[[], o
     number, vector, integer = (
         jax.ShapeDtypeStruct(shape, kind) for shape, kind in (((), dtype), ((network.dim,), dtype), ((), np.int64))
     )
-    step = StepSizeFamily(network, gdmap.GradientDescent).step
+    family = StepSizeFamily(network, gdmap.GradientDescent)
     program = BudgetedProgram(
-        Train(step), (number, vector, number, integer, integer), 2**29, widest_block(network.dim)
+        Train(family), (number, vector, number, integer, integer), 2**29, widest_block(network.dim)
     )
     lanes = (
         np.full(count, STEP_SIZE, dtype),
