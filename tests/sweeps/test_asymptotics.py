@@ -133,6 +133,20 @@ def test_momentum_has_its_own_limit_and_adam_none():
     assert "sharpness_ratio" not in gdmap.asymptotics(WELL, [0.01], starts, 500, map=adam, exponent=False)
 
 
+@pytest.mark.parametrize("optimiser", [optax.adam, optax.rmsprop])
+def test_large_moments_of_an_optimiser_are_not_the_way_of_its_parameters(optimiser):
+    # The second moment is near 1e8; the parameters go on at a steady pace, with the gradient as large as before.
+    steep = gdmap.Function(lambda t: 1e4 * jnp.sqrt(1 + t[0] ** 2), 1)
+    settings = {"limit": True} if optimiser is optax.adam else {}
+
+    def make(objective, step_size):
+        return gdmap.Optimiser(objective, optimiser, learning_rate=step_size, **settings)
+
+    found = gdmap.asymptotics(steep, [1e-3], np.array([[1e3]]), 256, map=make)
+    assert gdmap.tendency_names(found)[0, 0] not in ("diverged", "converged", "converging")
+    assert found.gradient_norm.values[0, 0] == pytest.approx(1e4, rel=1e-3)
+
+
 def test_every_variable_says_what_it_is(well):
     for name, variable in well.data_vars.items():
         assert {"long_name", "units", "status"} <= set(variable.attrs), name
