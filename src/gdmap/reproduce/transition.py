@@ -19,7 +19,6 @@ from gdmap.flags import flag_attributes
 from gdmap.objectives import AbstractObjective
 from gdmap.plots.transition import COLOURS, MARKERS
 from gdmap.reproduce.report import Agreement
-from gdmap.reproduce.report import Agreement
 from gdmap.sweeps import sweep
 from gdmap.sweeps.fractions import CONFIDENCE, share_of
 
@@ -31,13 +30,6 @@ NEAR = (0.98, 1.02)
 SWEPT, PROBED = 70, 30
 # Where the next step size is taken: in the middle it would soon be the critical one, where orbits are slowest.
 ASIDE = 0.4
-# Above the median just below by this factor, the gradient norm just above has risen sharply.
-RISE = 10.0
-# A second stage below the transition: at least this share stays bounded without coming to rest, beyond doubt.
-STAGE = 0.05
-MOVING = (Fate.PERIODIC, Fate.QUASIPERIODIC, Fate.CHAOTIC, Fate.BOUNDED)
-# Fates that are told where the steps have become negligible: the gradient norm is then where the run stopped.
-AT_REST = (Fate.MINIMUM, Fate.SADDLE, Fate.MARGINAL)
 # Gradient norms below this are drawn at it: rounding noise, and zeros. And where the picture ends.
 FLOOR, CEILING = 1e-17, 30.0
 
@@ -142,33 +134,7 @@ class Transition(NamedTuple):
         """The median of the last gradient norms of the bounded starts, with its confidence interval."""
         value, low, high = map(float, self.norms[self.at(factor)])
         words = "median over the starts that did not diverge, order statistics"
-        if self.stopped[self.at(factor)]:
-            words += "; at most: the runs stopped where their steps had become negligible"
-            low = 0.0
         return Bracket(value, low, high, "estimated", words, CONFIDENCE)
-
-    def paired_norm(self, factor: float) -> Bracket | None:
-        """The same over the starts alone that reach a minimum just below the prediction and stay bounded above.
-
-        The starts are the same at every step size. ``None`` without such starts.
-        """
-        fate = self.fates
-        both = (fate[self.at(NEAR[0])] == int(Fate.MINIMUM)) & (fate[self.at(NEAR[1])] != int(Fate.DIVERGED))
-        norms = self.swept["gradient_norm"].transpose("step_size", "start").values[self.at(factor), both]
-        value, low, high = median_with_interval(norms[np.isfinite(norms)])
-        words = f"median over the {int(both.sum())} starts that converge just below and stay bounded just above"
-        return None if math.isnan(value) else Bracket(value, low, high, "estimated", words, CONFIDENCE)
-
-    @property
-    def fates(self) -> np.ndarray:
-        """The fate of each start at each step size, shape ``(step_size, start)``."""
-        return self.swept["fate"].transpose("step_size", "start").values
-
-    @property
-    def stopped(self) -> np.ndarray:
-        """At which step sizes most bounded starts ended because their steps had become negligible."""
-        bounded = np.sum(self.fates != int(Fate.DIVERGED), axis=1)
-        return 2 * np.sum(np.isin(self.fates, [int(one) for one in AT_REST]), axis=1) > bounded
 
     @property
     def reached(self) -> np.ndarray:
@@ -310,18 +276,8 @@ def cycle_norm(ray: Ray | None, eta: float) -> float:
     It is the same at both points: ``x_1 - x_2 = eta g(x_1) = -eta g(x_2)``. For ``1/2 (x y - 1)^2`` it is
     ``sqrt(2 (eta - 1) / eta^3)``.
     """
-    found = cycle_bracket(ray, eta)
-    return math.nan if found is None else found.value
-
-
-def cycle_bracket(ray: Ray | None, eta: float) -> Bracket | None:
-    """That gradient norm with its error, ``None`` where there is no stable 2-cycle.
-
-    On the cycle ``g(x_1) + g(x_2) = 0``. What the solution leaves of it, with the rounding of its evaluation, is
-    ``(1 - m) / eta`` times the error of ``x_1`` to first order, ``m`` the multiplier of the cycle.
-    """
     if ray is None or eta * float(ray.slope(ray.minimum)) <= 2:
-        return None
+        return math.nan
 
     def step(x: Any) -> Any:
         return x - eta * ray.gradient(x)
@@ -333,19 +289,10 @@ def cycle_bracket(ray: Ray | None, eta: float) -> Bracket | None:
     signs = np.sign(returned(inner))
     turns = np.flatnonzero(signs[:-1] * signs[1:] < 0)
     if not len(turns):
-        return None
+        return math.nan
     x = brentq(returned, inner[turns[0]], inner[turns[0] + 1], xtol=1e-15)
-    y = step(x)
-    multiplier = (1 - eta * ray.slope(x)) * (1 - eta * ray.slope(y))
-    if abs(multiplier) >= 1:
-        return None
-    value = float(ray.factor * abs(ray.gradient(x)))
-    # A few roundings of numbers of the size of the states, and of the products with the slopes there.
-    rounding = 16 * np.finfo(float).eps * (abs(x) + abs(y)) * (1 + abs(ray.slope(x)) + abs(ray.slope(y)))
-    left = abs(ray.gradient(x) + ray.gradient(y)) + rounding
-    slack = float(ray.factor * (abs(ray.slope(x)) * eta * left / (1 - multiplier) + rounding))
-    words = "gradient norm on the 2-cycle of the line through the flattest minimum, solved; residual and rounding"
-    return Bracket(value, max(0.0, value - slack), value + slack, "computed", words)
+    multiplier = (1 - eta * ray.slope(x)) * (1 - eta * ray.slope(step(x)))
+    return float(ray.factor * abs(ray.gradient(x))) if abs(multiplier) < 1 else math.nan
 
 
 # What claims need ------------------------------------------------------------------------------------------------
@@ -357,10 +304,7 @@ def meets(one: Bracket, other: Bracket) -> bool:
 
 
 def drops(transition: Transition) -> bool:
-    """Whether the share of minima falls to zero at the prediction: the interval meets it, and the sides differ.
-
-    They do if the lower end of the Wilson interval just below exceeds the upper end just above.
-    """
+    """Whether the share of minima falls to zero at the prediction: the interval meets it, and the sides differ."""
     below, above = transition.share(NEAR[0]), transition.share(NEAR[1])
     return (
         meets(transition.observed, transition.case.predicted)
@@ -370,68 +314,10 @@ def drops(transition: Transition) -> bool:
     )
 
 
-def rises(transition: Transition) -> bool | None:
-    """Whether the median gradient norm just above the prediction is more than ten times that just below.
-
-    Of the starts alone that converge below: others may already move on there, on another attractor. ``None`` if
-    the intervals do not decide it.
-    """
-    below, above = (transition.paired_norm(factor) for factor in NEAR)
-    if below is None or above is None:
-        return None
-    if RISE * below.upper < above.lower:
-        return True
-    return None if RISE * below.lower < above.upper else False
-
-
-def judge_rises(risen: Sequence[bool | None]) -> Agreement:
-    """'no' if one does not rise; 'yes' if most rise and the others are not decided."""
-    if any(one is False for one in risen):
-        return "no"
-    return "yes" if 2 * sum(one is True for one in risen) > len(risen) else "not reproducible"
-
-
-def rise_words(transitions: Sequence[Transition], risen: Sequence[bool | None], kind: str) -> str:
-    """How many rise, which do not and which are not decided."""
-    words = (
-        f"For {sum(one is True for one in risen)} of {len(risen)} {kind} the median just above is more than "
-        f"{RISE:g} times that just below, over the starts that converge below; it is not for: "
-        f"{named(transitions, [one is not False for one in risen])}; not decided by the intervals: "
-        f"{named(transitions, [one is not None for one in risen])}. The values below are upper bounds: the runs "
-        "stop where their steps are negligible, at gradient norms that say nothing beyond that. "
-    )
-    return words
-
-
-def stage_words(transitions: Sequence[Transition]) -> str:
-    """Where starts already stay bounded without coming to rest below the prediction, with their fates."""
-    words = ""
-    for one in transitions:
-        shares = [share_of_hits(row) for row in np.isin(one.fates, [int(fate) for fate in MOVING])]
-        early = [index for index in np.flatnonzero(~one.above) if shares[index].lower > STAGE]
-        if not early:
-            continue
-        first, last = min(early, key=lambda i: one.factors[i]), one.at(NEAR[0])
-        fates = {fate.name.lower(): float(np.mean(one.fates[last] == int(fate))) for fate in MOVING}
-        kinds = ", ".join(f"{100 * share:.0f} % {name}" for name, share in fates.items() if share > 0) or "none"
-        words += (
-            f"For {one.case.name} the share falls in two stages: already below the critical step size starts stay "
-            "bounded without coming to rest, on attractors away from the minima "
-            f"({100 * shares[first].value:.0f} % at {one.factors[first]:g} of it; at {NEAR[0]:g} of it {kinds}); "
-            f"{100 * one.share(NEAR[0]).value:.0f} % still converge at {NEAR[0]:g} of it, "
-            f"{100 * one.share(NEAR[1]).value:.0f} % at {NEAR[1]:g}. "
-        )
-    return words
-
-
-def jump_between(transitions: Sequence[Transition]) -> str:
-    """The lowest share just below and the highest just above, by the ends of their intervals, as words."""
-    below = min(one.share(NEAR[0]).lower for one in transitions)
-    above = max(one.share(NEAR[1]).upper for one in transitions)
-    return (
-        f"at {NEAR[0]:g} of it the shares are at least {below:.2g}, at {NEAR[1]:g} at most {above:.2g} (ends of "
-        "the Wilson intervals)"
-    )
+def jumps(transition: Transition) -> bool:
+    """Whether the median gradient norm above the prediction is more than ten times that below, beyond doubt."""
+    below, above = transition.norm(NEAR[0]), transition.norm(NEAR[1])
+    return 10 * below.upper < above.lower
 
 
 def rise_agrees(transitions: Sequence[Transition]) -> Agreement:
@@ -485,32 +371,26 @@ def jump_found(transitions: Sequence[Transition]) -> dict[str, Bracket]:
             index = one.at(factor)
             if np.isfinite(one.norms[index, 0]):
                 found[f"{name}: median gradient norm at {factor:g}"] = one.norm(factor)
-            paired = one.paired_norm(factor) if factor in NEAR else None
-            if paired is not None and not np.all(one.reached[one.at(NEAR[0])]):
-                found[f"{name}: the same at {factor:g}, starts that converge below"] = paired
-            cycle = cycle_bracket(one.case.ray, float(one.swept["step_size"].values[index]))
-            if cycle is not None:
-                found[f"{name}: on the 2-cycle at {factor:g}"] = cycle
+            if np.isfinite(one.cycle[index]):
+                value = float(one.cycle[index])
+                slack = 1e-9 * value
+                words = "gradient norm on the 2-cycle of the line through the flattest minimum, root finding"
+                found[f"{name}: on the 2-cycle at {factor:g}"] = Bracket(
+                    value, value - slack, value + slack, "computed", words
+                )
     return found
 
 
 def cycle_error(transitions: Sequence[Transition]) -> Bracket:
     """The largest relative difference of a median from the 2-cycle, just above the prediction and at 1.1."""
-    apart = []
-    for one in transitions:
-        for index in (one.at(NEAR[1]), one.at(1.1)):
-            cycle = cycle_bracket(one.case.ray, float(one.swept["step_size"].values[index]))
-            value, low, high = map(float, one.norms[index])
-            if cycle is None or math.isnan(value):
-                continue
-            farthest = max(high - cycle.lower, cycle.upper - low)
-            nearest = max(0.0, low - cycle.upper, cycle.lower - high)
-            apart.append([part / cycle.value for part in (abs(value - cycle.value), nearest, farthest)])
-    words = f"largest of {len(apart)} relative differences, from the intervals of the medians and the cycles"
-    if not apart:
-        return Bracket(math.inf, 0.0, math.inf, "estimated", "there is no 2-cycle to compare with")
-    value, low, high = map(float, np.max(apart, axis=0))
-    return Bracket(value, min(low, value), max(high, value), "estimated", words)
+    apart = [
+        abs(one.norms[one.at(factor), 0] / one.cycle[one.at(factor)] - 1)
+        for one in transitions
+        for factor in (NEAR[1], 1.1)
+        if np.isfinite(one.cycle[one.at(factor)])
+    ]
+    value = float(np.nanmax(apart)) if np.isfinite(apart).any() else math.inf
+    return Bracket(value, 0.0, 2 * value, "computed", f"largest of {len(apart)} relative differences")
 
 
 def named(transitions: Sequence[Transition], which: Sequence[bool]) -> str:
@@ -594,9 +474,9 @@ def share_figure(transitions: Sequence[Transition], title: str) -> Figure:
         for name, colour in COLOURS.items():
             chosen = one.swept.sel(fate_name=name)
             if float(chosen["fraction"].max()) > 0:
-                ends = chosen["fraction_lower"].values, chosen["fraction_upper"].values
-                panel.vlines(x, *ends, color=colour, alpha=0.5, lw=2.2)
-                drawn_points(panel, one, chosen["fraction"].values, colour, MARKERS[name])
+                low, high = chosen["fraction_lower"], chosen["fraction_upper"]
+                panel.fill_between(x, low, high, color=colour, alpha=0.2, lw=0)
+                panel.plot(x, chosen["fraction"], color=colour, marker=MARKERS[name], ms=3.5, lw=1.3)
         panel.set_ylim(-0.03, 1.03)
         finish(panel, one)
     present = [
@@ -607,9 +487,7 @@ def share_figure(transitions: Sequence[Transition], title: str) -> Figure:
     handles: list[Any] = [
         Line2D([], [], color=COLOURS[name], marker=MARKERS[name], ms=4, label=name) for name in present
     ]
-    legend(
-        last, [*handles, Line2D([], [], color="0.5", alpha=0.5, lw=2.2, label="95 % Wilson interval"), *marks()]
-    )
+    legend(last, [*handles, Patch(color="0.5", alpha=0.3, lw=0, label="95 % Wilson interval"), *marks()])
     figure.supylabel("share of starts", fontsize="medium")
     figure.suptitle(title, fontsize="medium")
     return figure
@@ -623,10 +501,8 @@ def norm_figure(transitions: Sequence[Transition], title: str) -> Figure:
         value, low, high = np.maximum(one.norms[some], FLOOR).T
         x = one.factors[some]
         panel.set_yscale("log")
-        panel.vlines(x, low, np.minimum(high, CEILING), color="#0072B2", alpha=0.4, lw=2.2)
-        drawn_points(panel, one, np.where(some, np.maximum(one.norms[:, 0], FLOOR), np.nan), "#0072B2", "o")
-        stopped = one.stopped[some]
-        panel.plot(x[stopped], value[stopped], "o", color="#0072B2", mfc="w", ms=4)
+        panel.fill_between(x, low, np.minimum(high, CEILING), color="#0072B2", alpha=0.25, lw=0)
+        panel.plot(x, value, color="#0072B2", marker="o", ms=3.5, lw=1.3)
         for place in one.factors[~some]:
             panel.plot(place, 0.95, "x", color=COLOURS["diverged"], ms=6, transform=panel.get_xaxis_transform())
         if one.case.ray is not None and np.isfinite(one.case.predicted.value):
@@ -647,14 +523,6 @@ def norm_figure(transitions: Sequence[Transition], title: str) -> Figure:
     )
     figure.suptitle(title, fontsize="medium")
     return figure
-
-
-def drawn_points(panel: Axes, one: Transition, values: np.ndarray, colour: str, marker: str) -> None:
-    """Markers at every step size, joined below the prediction; above, in windows, only by a thin light line."""
-    joined = ~one.above
-    panel.plot(one.factors, values, color=colour, lw=0.5, alpha=0.3)
-    panel.plot(one.factors[joined], values[joined], color=colour, lw=1.3)
-    panel.plot(one.factors, values, ls="", color=colour, marker=marker, ms=3.5)
 
 
 def grid(count: int) -> tuple[Figure, list[Axes], Axes]:
