@@ -11,6 +11,7 @@ import numpy as np
 from gdmap.engines.budget import BudgetedProgram, widest_block
 from gdmap.engines.random import random_direction
 from gdmap.engines.xla import norms, on_lanes
+from gdmap.ensembles.verdicts import ParametersAt
 from gdmap.maps import Family
 
 # States are looked at once in so many steps: what is not finite then, or far out, has diverged.
@@ -40,16 +41,6 @@ class Horizon(NamedTuple):
     step_length: np.ndarray
     growth: np.ndarray
     projections: np.ndarray
-
-
-class Theta(eqx.Module):
-    """The parameters in a state."""
-
-    family: Family
-
-    def __call__(self, parameter: Any, state: Any) -> Any:
-        """``theta``, shape ``(dim,)``."""
-        return self.family(parameter).parameters(state)
 
 
 class Train(eqx.Module):
@@ -139,7 +130,7 @@ class HorizonRun:
         vector, number = jax.ShapeDtypeStruct((state_dim,), dtype), jax.ShapeDtypeStruct((), dtype)
         integer = jax.ShapeDtypeStruct((), np.int64)
         largest = widest_block(state_dim)
-        self.theta = Theta(family)
+        self.theta = ParametersAt(family)
         # The same directions for all: rows of one seed, scaled like a unit vector.
         dim = family.objective.dim
         directions = np.stack([random_direction(dim, 0, row) for row in range(PROJECTIONS)])
