@@ -1,0 +1,177 @@
+"""Element-by-element operations as LLVM instructions on vectors of lanes."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gdmap.engines.simd.flatten import Unsupported
+from gdmap.engines.simd.tensors import Apply, Constant
+from gdmap.engines.simd.vector_math import FUNCTIONS
+
+if TYPE_CHECKING:
+    from gdmap.engines.simd.nests import Writer
+
+# What an operation costs, in additions.
+COST = {name: 24 for name in FUNCTIONS} | {"div": 8, "sqrt": 8, "rsqrt": 16, "pow": 60, "rem": 60}
+FLOAT_ARITHMETIC = {"add": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv"}
+INTEGER_ARITHMETIC = {
+    "add": "add",
+    "sub": "sub",
+    "mul": "mul",
+    "and": "and",
+    "or": "or",
+    "xor": "xor",
+    "shift_left": "shl",
+    "shift_right_arithmetic": "ashr",
+    "shift_right_logical": "lshr",
+}
+FLOAT_COMPARISONS = {"eq": "oeq", "ne": "une", "lt": "olt", "le": "ole", "gt": "ogt", "ge": "oge"}
+INTEGER_COMPARISONS = {"eq": "eq", "ne": "ne", "lt": "lt", "le": "le", "gt": "gt", "ge": "ge"}
+INTRINSICS = {
+    "sqrt": "sqrt",
+    "abs": "fabs",
+    "floor": "floor",
+    "ceil": "ceil",
+    "round_even": "roundeven",
+    "round_away": "round",
+}
+
+
+def apply(writer: "Writer", expression: Apply, arguments: list[str]) -> str:
+    """The instructions of one operation on vectors; the vector that results."""
+    operation = expression.operation
+    dtype = expression.arguments[0].dtype
+    if operation == "select":
+        chosen, yes, no = arguments
+        condition = writer.module.vector(np.dtype(bool))
+        kind = writer.module.vector(expression.dtype)
+        return writer.emit(f"select {condition} {chosen}, {kind} {yes}, {kind} {no}")
+    if operation == "convert":
+        return convert(writer, dtype, expression.dtype, arguments[0])
+    if dtype.kind == "f":
+        return apply_to_floats(writer, expression, arguments)
+    return apply_to_integers(writer, expression, arguments)
+
+
+def apply_to_floats(writer: "Writer", expression: Apply, arguments: list[str]) -> str:
+    """Operations whose arguments are floating-point numbers."""
+    operation, kind = expression.operation, writer.module.vector(np.dtype(np.float64))
+    if operation in FLOAT_ARITHMETIC:
+        # `contract` alone: products and sums may be fused, nothing else may be reordered.
+        return writer.emit(f"{FLOAT_ARITHMETIC[operation]} contract {kind} {arguments[0]}, {arguments[1]}")
+    if operation in FLOAT_COMPARISONS:
+        return writer.emit(f"fcmp {FLOAT_COMPARISONS[operation]} {kind} {arguments[0]}, {arguments[1]}")
+    if operation == "neg":
+        return writer.emit(f"fneg {kind} {arguments[0]}")
+    if operation in ("max", "min"):
+        return extremum(writer, expression, arguments)
+    if operation == "sign":
+        return sign(writer, kind, arguments[0])
+    if operation == "rem":
+        return writer.emit(f"frem {kind} {arguments[0]}, {arguments[1]}")
+    if operation == "is_finite":
+        size = intrinsic(writer, "fabs", arguments)
+        return writer.emit(f"fcmp olt {kind} {size}, splat (double 0x7FF0000000000000)")
+    if operation in INTRINSICS:
+        return intrinsic(writer, INTRINSICS[operation], arguments)
+    if operation in FUNCTIONS:
+        writer.module.mathematics[operation] = None
+        typed = ", ".join(f"{kind} {argument}" for argument in arguments)
+        return writer.emit(f"call {kind} @gdmap.{operation}.v{writer.module.lanes}({typed})")
+    raise Unsupported(f"the operation {operation} on floating-point numbers")
+
+
+def apply_to_integers(writer: "Writer", expression: Apply, arguments: list[str]) -> str:
+    """Operations whose arguments are integers or truth values."""
+    operation, dtype = expression.operation, expression.arguments[0].dtype
+    kind = writer.module.vector(dtype)
+    truth = dtype.kind == "b"
+    signed = "" if operation in ("eq", "ne") else "s" if dtype.kind == "i" else "u"
+    if truth and operation in ("add", "max"):
+        operation = "or"
+    if truth and operation in ("mul", "min"):
+        operation = "and"
+    if operation in INTEGER_ARITHMETIC:
+        return writer.emit(f"{INTEGER_ARITHMETIC[operation]} {kind} {arguments[0]}, {arguments[1]}")
+    if operation in INTEGER_COMPARISONS:
+        return writer.emit(f"icmp {signed}{INTEGER_COMPARISONS[operation]} {kind} {arguments[0]}, {arguments[1]}")
+    if operation in ("max", "min"):
+        order = "gt" if operation == "max" else "lt"
+        larger = writer.emit(f"icmp {signed}{order} {kind} {arguments[0]}, {arguments[1]}")
+        condition = writer.module.vector(np.dtype(bool))
+        return writer.emit(f"select {condition} {larger}, {kind} {arguments[0]}, {kind} {arguments[1]}")
+    if operation == "not":
+        return writer.emit(f"xor {kind} {arguments[0]}, splat ({'i1 true' if truth else f'i{8 * dtype.itemsize} -1'})")
+    if operation == "neg":
+        return writer.emit(f"sub {kind} zeroinitializer, {arguments[0]}")
+    if operation == "abs" and dtype.kind == "i":
+        negated = writer.emit(f"sub {kind} zeroinitializer, {arguments[0]}")
+        negative = writer.emit(f"icmp slt {kind} {arguments[0]}, zeroinitializer")
+        condition = writer.module.vector(np.dtype(bool))
+        return writer.emit(f"select {condition} {negative}, {kind} {negated}, {kind} {arguments[0]}")
+    raise Unsupported(f"the operation {operation} on {dtype}")
+
+
+def intrinsic(writer: "Writer", name: str, arguments: list[str]) -> str:
+    """A call of an LLVM intrinsic on vectors of doubles."""
+    module = writer.module
+    kind = module.vector(np.dtype(np.float64))
+    full = f"@llvm.{name}.v{module.lanes}f64"
+    module.declarations[f"declare {kind} {full}({', '.join([kind] * len(arguments))})"] = None
+    return writer.emit(f"call {kind} {full}({', '.join(f'{kind} {argument}' for argument in arguments)})")
+
+
+def extremum(writer: "Writer", expression: Apply, arguments: list[str]) -> str:
+    """The larger or smaller of two numbers; not a number if either is not."""
+    kind, condition = writer.module.vector(np.dtype(np.float64)), writer.module.vector(np.dtype(bool))
+    a, b = arguments
+    first, second = expression.arguments
+    order = "uge" if expression.operation == "max" else "ule"
+    if is_number(first) and not is_number(second):
+        a, b, second = b, a, first
+    found = writer.emit(f"fcmp {order} {kind} {a}, {b}")
+    found = writer.emit(f"select {condition} {found}, {kind} {a}, {kind} {b}")
+    if is_number(second):
+        return found
+    undefined = writer.emit(f"fcmp uno {kind} {b}, {b}")
+    return writer.emit(f"select {condition} {undefined}, {kind} {b}, {kind} {found}")
+
+
+def is_number(expression: object) -> bool:
+    """Whether an argument is a constant without nan (folds pass none)."""
+    return isinstance(expression, Constant) and bool(expression.array.size) and not np.isnan(expression.array).any()
+
+
+def sign(writer: "Writer", kind: str, x: str) -> str:
+    """-1, 1, or ``x`` itself where it is a zero or not a number."""
+    condition = writer.module.vector(np.dtype(bool))
+    positive = writer.emit(f"fcmp ogt {kind} {x}, zeroinitializer")
+    found = writer.emit(f"select {condition} {positive}, {kind} splat (double 1.0), {kind} {x}")
+    negative = writer.emit(f"fcmp olt {kind} {x}, zeroinitializer")
+    return writer.emit(f"select {condition} {negative}, {kind} splat (double -1.0), {kind} {found}")
+
+
+def convert(writer: "Writer", old: np.dtype, new: np.dtype, value: str) -> str:
+    """A number in another type, as JAX converts it."""
+    if old == new:
+        return value
+    before, after = writer.module.vector(old), writer.module.vector(new)
+    if new.kind == "b":
+        zero = f"{before} {value}, zeroinitializer"
+        return writer.emit(f"fcmp une {zero}" if old.kind == "f" else f"icmp ne {zero}")
+    if old.kind == "f":
+        # Saturating, with zero for what is not a number.
+        letter = "s" if new.kind == "i" else "u"
+        bits = 8 * new.itemsize
+        name = f"@llvm.fpto{letter}i.sat.v{writer.module.lanes}i{bits}.v{writer.module.lanes}f64"
+        writer.module.declarations[f"declare {after} {name}({before})"] = None
+        return writer.emit(f"call {after} {name}({before} {value})")
+    if new.kind == "f":
+        instruction = "sitofp" if old.kind == "i" else "uitofp"
+    elif old.kind == "b" or new.itemsize > old.itemsize:
+        instruction = "sext" if old.kind == "i" else "zext"
+    elif new.itemsize < old.itemsize:
+        instruction = "trunc"
+    else:
+        return value
+    return writer.emit(f"{instruction} {before} {value} to {after}")
