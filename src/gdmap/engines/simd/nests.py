@@ -30,9 +30,9 @@ from gdmap.engines.simd.tensors import (
 
 # Vectors of a tile: accumulators of sums and values of elementwise code that are in flight together, for one
 # register in each vector.
-ACCUMULATORS, IN_FLIGHT = 25, 8
+ACCUMULATORS, IN_FLIGHT = 16, 8
 # Operations that are written out without loops, in one store and in one turn of a loop over reduced axes.
-STRAIGHT, TURN = 1024, 128
+STRAIGHT, TURN = 256, 128
 # Memory of one function for one block of lanes.
 STACK = 2**20
 

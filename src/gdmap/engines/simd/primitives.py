@@ -46,8 +46,8 @@ FOLDS = {
     "reduce_or": "or",
     "reduce_xor": "xor",
 }
-# A tensor computed more than once costs less than storing it up to this many operations.
-CHEAP = 0
+# Up to so many operations are done again where a result is needed, rather than stored and read.
+CHEAP = 4
 # Larger tables of which element goes where are no job for straight-line code.
 LONGEST_TAKE = 4096
 
@@ -56,7 +56,7 @@ class Builder:
     """Translates flat programs into the instructions of one function."""
 
     def __init__(self, writer: Writer) -> None:
-        self.writer = writer
+        self.writer, self.module = writer, writer.module
 
     def run(self, program: Program, inputs: Sequence[Expression], into: Sequence[View | None] = ()) -> list[Expression]:
         """The outputs of a program as expressions; those with a place in ``into`` are stored there."""
@@ -79,7 +79,7 @@ class Builder:
             results = self.equation(equation, operands)
             for name, result in zip(equation.results, results, strict=True):
                 count = uses.get(id(name), 0)
-                if count > 1 and not isinstance(result, View | Constant | Take):
+                if count > 1 and not self.is_cheap(result):
                     result = self.stored(result)
                 if count:
                     values[id(name)] = result
@@ -105,6 +105,10 @@ class Builder:
         for pointer, buffer in list(owned.items()):
             if pointer not in live:
                 self.writer.free.append(owned.pop(pointer))
+
+    def is_cheap(self, expression: Expression) -> bool:
+        """Whether computing an expression wherever it is needed costs less than storing it."""
+        return is_elementwise(expression) and cost_of(expression) <= (0 if self.module.small else CHEAP)
 
     def stored(self, expression: Expression) -> View:
         """The expression in memory; a view is there already."""
@@ -158,7 +162,7 @@ class Builder:
         """An operand in the shape of the result."""
         if operand.shape == shape:
             return operand
-        if cost_of(operand) > CHEAP:
+        if cost_of(operand):
             operand = self.stored(operand)
         axes = range(len(shape) - len(operand.shape), len(shape))
         return self.moved(operand, lambda value: value.broadcast(shape, axes))
@@ -191,7 +195,7 @@ class Builder:
         one = Constant(np.broadcast_to(np.ones((), x.dtype), x.shape))
         if exponent == 0:
             return one
-        if not isinstance(x, View | Constant | Take):
+        if not self.is_cheap(x):
             x = self.stored(x)
         power, rest, found = x, abs(exponent), None
         while rest:
@@ -282,7 +286,7 @@ class Builder:
         shape, axes = equation.params["shape"], equation.params["broadcast_dimensions"]
         if math.prod(shape) == x.size:
             return self._reshape(equation, x)
-        if cost_of(x) > CHEAP:
+        if cost_of(x):
             x = self.stored(x)
         return self.moved(x, lambda value: value.broadcast(tuple(shape), axes))
 

@@ -142,6 +142,17 @@ COEFFICIENTS: dict[str, tuple[float, ...]] = {
         -7.183425067225737e-10,
         -2.3518669182722137e-09,
     ),
+    "erf_near": (
+        1.1283791670955126,
+        -0.3761263890318278,
+        0.11283791670886566,
+        -0.02686617062314286,
+        0.005223977243165803,
+        -0.0008548287936890912,
+        0.00012052912432927173,
+        -1.483619141179196e-05,
+        1.4634998295698202e-06,
+    ),
     "cbrt": (
         0.4195742545931984,
         1.028714788106167,
@@ -578,7 +589,8 @@ def _erfc(w: Writer, x: Value) -> Value:
     error = w.fma(size, size, -square)
     factor = w.polynomial("erfc", (size - 3.75) / (size + 3.75)) / w.fma(size, 2.0, 1.0)
     value = exponential(w, -square, factor, -error)
-    return w.select(x < 0.0, 2.0 - value, value)
+    near = w.fma(-x, w.polynomial("erf_near", square), 1.0)
+    return w.select(size < 0.5, near, w.select(x < 0.0, 2.0 - value, value))
 
 
 def _sin(w: Writer, x: Value) -> Value:
