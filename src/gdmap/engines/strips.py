@@ -21,6 +21,7 @@ from gdmap.engines.xla import (
     ESCAPED,
     GROWING_STEPS,
     OVERFLOWN,
+    RECURRENT,
     RUNNING,
     STATIONARY,
     UNDEFINED,
@@ -28,7 +29,6 @@ from gdmap.engines.xla import (
     compiled,
 )
 
-RECURRENT = 5
 # A block of lanes should stay in a core's cache.
 STRIP_BYTES = 2**19
 WIDEST = 2048

@@ -17,8 +17,10 @@ import numpy as np
 
 from gdmap.engines.precision import float64, for_tracing
 
-RUNNING, STATIONARY, ESCAPED, OVERFLOWN, UNDEFINED = range(5)
+RUNNING, STATIONARY, ESCAPED, OVERFLOWN, UNDEFINED, RECURRENT = range(6)
 CONSECUTIVE = 3
+# Steps between two searches for a period, and the longest period that is looked for.
+ROUND, LONGEST_PERIOD = 256, 4096
 GROWING_STEPS = 8
 BLOCK_BYTES = 2**27
 
@@ -29,7 +31,8 @@ class Lanes(NamedTuple):
     ``steps`` counts the updates made, ``streak`` the consecutive ones with a negligible step, ``outside`` the
     consecutive ones beyond the escape radius in which neither the norm nor the step shrank; ``last_step`` is
     the length of the last step; ``retry_at`` the step before which a negligible step does not stop the lane,
-    ``reference`` three earlier states that a long period is compared with; ``signal`` says why a lane stopped.
+    ``reference`` three earlier states that a long period is compared with, at ``reference_step``; ``signal`` says
+    why a lane stopped, ``period`` after how many steps it seems to come back (0: it does not).
     """
 
     parameter: Any
@@ -42,6 +45,8 @@ class Lanes(NamedTuple):
     escape_radius: Any
     retry_at: Any
     reference: Any
+    reference_step: Any
+    period: Any
     signal: Any
 
 
@@ -65,31 +70,10 @@ class Advance(eqx.Module):
         """
 
         def one_step(lanes: Lanes, limit: Any) -> Lanes:
-            active = (lanes.signal == RUNNING) & (lanes.steps < limit)
             proposed = jax.vmap(self.step)(lanes.parameter, lanes.state)
-            size, before = norms(proposed), norms(lanes.state)
-            finite = jnp.isfinite(size)
-            last_step = norms(proposed - lanes.state)
-            # Relative to the way travelled: neither the origin nor the unit of the parameters matters.
-            travelled = norms(proposed - lanes.start)
-            rounding = 2 * jnp.finfo(size.dtype).eps * size
-            streak = jnp.where(last_step <= self.tolerances.step * travelled + rounding, lanes.streak + 1, 0)
-            grows = (size > lanes.escape_radius) & (size > before) & (last_step >= lanes.last_step)
-            outside = jnp.where(grows, lanes.outside + 1, 0)
-            steps = lanes.steps + 1
-            signal = jnp.where((streak >= CONSECUTIVE) & (steps >= lanes.retry_at), STATIONARY, RUNNING)
-            signal = jnp.where(outside >= GROWING_STEPS, ESCAPED, signal)
-            signal = jnp.where(finite, signal, jnp.where(jnp.isnan(size), UNDEFINED, OVERFLOWN))
-            signal = signal.astype(lanes.signal.dtype)
-            moved = active & finite
-            return lanes._replace(
-                state=jnp.where(moved[:, None], proposed, lanes.state),
-                last_step=jnp.where(moved, last_step, lanes.last_step),
-                steps=jnp.where(active, steps, lanes.steps),
-                streak=jnp.where(moved, streak, lanes.streak),
-                outside=jnp.where(moved, outside, lanes.outside),
-                signal=jnp.where(active, signal, lanes.signal),
-            )
+            before = {**lanes._asdict(), "until": limit}
+            after = jax.vmap(lambda lane, proposed: watched_step(lane, proposed, self.tolerances.step))(before, proposed)
+            return lanes._replace(**after)
 
         begin_window = until - self.window
         lanes = jax.lax.while_loop(
@@ -115,6 +99,33 @@ class Advance(eqx.Module):
         return lanes, period, recurs, (complete, newest[:CONSECUTIVE].swapaxes(0, 1))
 
 
+def watched_step(lane: dict[str, Any], proposed: Any, tolerance: float) -> dict[str, Any]:
+    """What changes of one lane, by the names of `Lanes`, in a step to ``proposed``; nothing once it has stopped."""
+    active = (lane["signal"] == RUNNING) & (lane["steps"] < lane["until"])
+    size, before = norms(proposed), norms(lane["state"])
+    finite = jnp.isfinite(size)
+    last_step = norms(proposed - lane["state"])
+    # Relative to the way travelled: neither the origin nor the unit of the parameters matters.
+    travelled = norms(proposed - lane["start"])
+    rounding = 2 * jnp.finfo(size.dtype).eps * size
+    streak = jnp.where(last_step <= tolerance * travelled + rounding, lane["streak"] + 1, 0)
+    grows = (size > lane["escape_radius"]) & (size > before) & (last_step >= lane["last_step"])
+    outside = jnp.where(grows, lane["outside"] + 1, 0)
+    steps = lane["steps"] + 1
+    signal = jnp.where((streak >= CONSECUTIVE) & (steps >= lane["retry_at"]), STATIONARY, RUNNING)
+    signal = jnp.where(outside >= GROWING_STEPS, ESCAPED, signal)
+    signal = jnp.where(finite, signal, jnp.where(jnp.isnan(size), UNDEFINED, OVERFLOWN))
+    moved = active & finite
+    return {
+        "state": jnp.where(moved, proposed, lane["state"]),
+        "last_step": jnp.where(moved, last_step, lane["last_step"]),
+        "steps": jnp.where(active, steps, lane["steps"]),
+        "streak": jnp.where(moved, streak.astype(lane["streak"].dtype), lane["streak"]),
+        "outside": jnp.where(moved, outside.astype(lane["outside"].dtype), lane["outside"]),
+        "signal": jnp.where(active, signal.astype(lane["signal"].dtype), lane["signal"]),
+    }
+
+
 def norms(vectors: Any) -> Any:
     """Euclidean norms along the last axis."""
     return jnp.sqrt(jnp.sum(vectors * vectors, axis=-1))
@@ -131,6 +142,41 @@ def smallest_period(newest: Any, close: Any) -> Any:
     periods = jnp.arange(2, len(newest) - CONSECUTIVE + 1)
     found, _ = jax.lax.scan(test, jnp.zeros(newest.shape[1], periods.dtype), periods)
     return found
+
+
+class BlockedRun:
+    """One family of maps, compiled by XLA to take trajectories from event to event, in fixed blocks."""
+
+    def __init__(self, step: Callable[[Any, Any], Any], dim: int, window: int, tolerances: Tolerances) -> None:
+        self.program = for_tracing(Advance(step, window, tolerances))
+        self.window, self.dim = window, dim
+        self.name = f"xla-{jax.default_backend()}"
+
+    def to(self, lanes: Lanes, until: np.ndarray) -> Any:
+        """Iterate each lane to its ``until``, unless it stops before; see `Advance`."""
+        bytes_per_lane = lanes.state.itemsize * self.dim * (self.window + 9)
+        return in_blocks(lambda block: compiled(self.program, block), (lanes, until), block_size(bytes_per_lane))
+
+    def advance(self, lanes: Lanes, max_steps: int) -> Lanes:
+        """Every lane one round further, to an event in it, or at the horizon."""
+        until = (lanes.steps // ROUND + 1) * ROUND
+        # A last round shorter than the window could not be searched for a period: it joins the one before.
+        until = np.where(until + self.window > max_steps, max_steps, until)
+        lanes, period, recurs, (complete, tail) = self.to(lanes._replace(signal=np.zeros_like(lanes.signal)), until)
+        final = lanes.steps >= max_steps
+        long_period = np.where(recurs, lanes.steps - lanes.reference_step, 0)
+        period = np.where(period > 0, period, np.where(long_period <= LONGEST_PERIOD, long_period, 0))
+        period[((lanes.steps < lanes.retry_at) & ~final) | (lanes.streak >= CONSECUTIVE)] = 0
+        rounds = lanes.steps // ROUND
+        anew = complete & (lanes.steps % ROUND == 0) & (rounds & (rounds - 1) == 0)
+        reference = np.where(anew[:, None, None], tail, lanes.reference)
+        signal = np.where((period > 0) & (lanes.signal == RUNNING), RECURRENT, lanes.signal).astype(np.int8)
+        return lanes._replace(
+            reference=reference,
+            reference_step=np.where(anew, lanes.steps, lanes.reference_step),
+            period=period.astype(np.int32),
+            signal=signal,
+        )
 
 
 def block_size(bytes_per_lane: int, largest: int = 256) -> int:

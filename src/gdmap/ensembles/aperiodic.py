@@ -21,7 +21,7 @@ from gdmap.ensembles.verdicts import (
     MULTIPLIER_MARGIN,
     Verdicts,
     in_double,
-    radius_off_one,
+    radii_off_one,
     without_rounding,
 )
 from gdmap.maps import Family, Torus
@@ -514,7 +514,7 @@ def _is_marginal(family: Family, parameter: float, cycle: Cycles, size: float) -
     jacobian, points = cycle.jacobian[0], cycle.points[0]
     basis = null_basis(jacobian)
     neutral = len(basis)
-    if abs(radius_off_one(jacobian, neutral) - 1) > CLOSE_LOOK:
+    if abs(radii_off_one(cycle.jacobian, np.array([neutral]))[0] - 1) > CLOSE_LOOK:
         return False
     one = np.full(1, parameter)
     if neutral and not is_on_a_family(family, one, cycle, [basis], np.full(1, size))[0][0]:

@@ -9,9 +9,10 @@ import jax
 import numpy as np
 import xarray as xr
 
+from gdmap.engines.choice import checked_engine
 from gdmap.engines.precision import as_floating
 from gdmap.ensembles.fates import Fate, Reason
-from gdmap.ensembles.iteration import Criteria, Outcome, iterate_to_fate
+from gdmap.ensembles.iteration import Criteria, Outcome, engine_for, iterate_to_fate
 from gdmap.ensembles.random_fates import ESCAPE_RADIUS, iterate_to_random_fate
 from gdmap.flags import flag_attributes
 from gdmap.maps import ConstantFamily, Map, RandomMap, StochasticGradientDescent
@@ -30,6 +31,7 @@ def ensemble(
     period_tolerance: float = Criteria().period_tolerance,
     max_period: int = Criteria().max_period,
     escape_radius: float | None = None,
+    engine: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> xr.Dataset:
     """Iterate ``map`` from every start and give each its fate.
@@ -49,6 +51,9 @@ def ensemble(
     step_tolerance, period_tolerance, max_period, escape_radius
         See `Criteria`; by default ``Criteria()``, for random maps with ``step_tolerance=1e-12`` and
         ``escape_radius=1e100``, and without periods.
+    engine
+        What iterates: ``'simd'`` (native kernels for this processor, a trajectory in each vector lane; float64 only),
+        ``'xla'``, or by default the one that suits the map, recorded in the attribute ``engine``. See Notes.
     progress
         Called as ``progress(finished, total)`` from time to time.
 
@@ -82,6 +87,14 @@ def ensemble(
     of the unit circle and none beyond. At a fold Newton's method finds no cycle, and the run stays undecided.
     Above 1,000 dimensions nothing is called marginal.
 
+    *Engines.* Both do the same operations in float64; sums are taken in another order and products fused where the
+    other does not, so that states differ by rounding. Runs that go to a minimum, a cycle or infinity keep their fate.
+    Rounding decides where the dynamics amplify it: on chaotic orbits the last state differs after some tens of
+    steps, hence loss, gradient norm and the step of an escape; starts next to the boundary between two fates may fall
+    on either side; and whether a run near an unstable point is still there. ``steps`` is the step at which
+    the fate fell, for periodic orbits the search that found the period: ``'simd'`` searches once in 256 steps up to
+    step 8192, and then in the first 4096 steps after each doubling of the age.
+
     *Random maps.* ``minimum``: the gradient of every sample that can be drawn is rounding noise (each step
     shorter than ``step_tolerance`` times the way travelled, or than a few units in the last place of the state),
     the point is a minimum of the mean loss by the evidence that minima of maps need (above 1,000 parameters:
@@ -108,6 +121,9 @@ def ensemble(
             raise TypeError(f"of random maps StochasticGradientDescent has fates, got {map!r}")
         if not map.batches.is_deterministic:
             checked_criteria(map_criteria(max_steps, step_tolerance, period_tolerance, max_period, escape_radius))
+            if engine == "simd":
+                raise ValueError("the engine 'simd' does not run random maps: leave engine out, or use 'xla'")
+            checked_engine(engine)
             return _random_ensemble(map, thetas, max_steps, seed, step_tolerance, escape_radius, progress)
     elif not isinstance(map, Map):
         raise TypeError(
@@ -115,16 +131,17 @@ def ensemble(
             f"StochasticGradientDescent(objective, step_size, batch_size), got {map!r}"
         )
     checked_counter(seed, "seed")
+    checked_engine(engine)
     iterated = map.mean_map if isinstance(map, StochasticGradientDescent) else map
     criteria = checked_criteria(
         map_criteria(max_steps, step_tolerance, period_tolerance, max_period, escape_radius)
     )
     starts = checked_starts(thetas, map.objective.dim)
     states = np.stack([np.asarray(iterated.initial_state(theta)) for theta in starts])
-    outcome = iterate_to_fate(
-        ConstantFamily(iterated), np.zeros(len(states), states.dtype), states, criteria, progress
-    )
-    return _labelled(map, outcome, criteria._asdict())
+    family = ConstantFamily(iterated)
+    run = engine_for(family, states.shape[1], states.dtype, criteria, engine)
+    outcome = iterate_to_fate(family, np.zeros(len(states), states.dtype), states, criteria, progress, run)
+    return _labelled(map, outcome, criteria._asdict(), run.name)
 
 
 def _random_ensemble(
@@ -172,11 +189,13 @@ def random_criteria(max_steps: int, step_tolerance: float | None, escape_radius:
     )
 
 
-def _labelled(map_: Map | RandomMap, outcome: Outcome, settings: dict[str, Any]) -> xr.Dataset:
+def _labelled(
+    map_: Map | RandomMap, outcome: Outcome, settings: dict[str, Any], engine: str | None = None
+) -> xr.Dataset:
     variables: dict[str, Any] = {name: ("start", values) for name, values in trajectory_variables(outcome).items()}
     variables["state"] = (("start", "component"), outcome.state)
     dataset = xr.Dataset(variables, coords={"start": np.arange(len(outcome.state))})
-    dataset.attrs = {"map": repr(map_), "dtype": str(outcome.state.dtype), **settings, **environment()}
+    dataset.attrs = {"map": repr(map_), "dtype": str(outcome.state.dtype), **settings, **environment(engine)}
     return annotate(dataset)
 
 
@@ -257,12 +276,12 @@ def annotate(dataset: xr.Dataset) -> xr.Dataset:
     return dataset
 
 
-def environment() -> dict[str, str]:
+def environment(engine: str | None = None) -> dict[str, str]:
     """What the bits of a result depend on besides its arguments: engine, versions, machine type."""
     from importlib.metadata import version
 
     return {
-        "engine": f"xla-{jax.default_backend()}",
+        "engine": engine or f"xla-{jax.default_backend()}",
         "machine": platform.machine(),
         "gdmap": version("gdmap"),
         "jax": jax.__version__,

@@ -5,30 +5,26 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gdmap.engines.precision import for_tracing
+from gdmap.engines.choice import chosen_run
 from gdmap.engines.xla import (
     CONSECUTIVE,
     ESCAPED,
     OVERFLOWN,
+    RECURRENT,
+    ROUND,
     RUNNING,
     STATIONARY,
     UNDEFINED,
-    Advance,
     Lanes,
     Tolerances,
-    block_size,
-    compiled,
-    in_blocks,
 )
 from gdmap.ensembles.aperiodic import is_straight, judge_aperiodic
 from gdmap.ensembles.fates import Fate, Reason
 from gdmap.ensembles.verdicts import Verdicts, judge_cycles, judge_fixed_points, observe
 from gdmap.maps import Family
 
-ROUND = 256
 # States of a trajectory that still moves at the horizon are compared at so many moments, so many steps apart.
 MOMENTS, BETWEEN = 8, 128
-LONGEST_PERIOD = 4096
 MOVING = (
     Reason.HORIZON_REACHED,
     Reason.CYCLE_NOT_CONFIRMED,
@@ -83,14 +79,16 @@ def iterate_to_fate(
     state: np.ndarray,
     criteria: Criteria,
     progress: Callable[[int, int], None] | None = None,
+    engine: Any = None,
 ) -> Outcome:
     """Iterate each row of ``state`` under ``family(parameter[row])`` until it has a fate.
 
-    Stages (per trajectory, at step counts of its own): iterate in rounds of 256 steps, stopping at a
-    negligible step, an escape or a non-finite update; look for a period in the last states of each round; let
-    Newton's method, the multipliers and the Hessian confirm a candidate. A candidate that is not confirmed,
-    or at which the orbit cannot stay, is iterated on and tested again at twice its age.
+    Stages (per trajectory, at step counts of its own): the ``engine`` (see `engine_for`) iterates to an event, a
+    negligible step, an escape, a non-finite update, or a period found in the last states (looked for once in 256
+    steps, and less often late in the run); Newton's method, the multipliers and the Hessian confirm it. A candidate
+    that is not confirmed, or at which the orbit cannot stay, is iterated on and tested again at twice its age.
     """
+    engine = engine or engine_for(family, state.shape[1], state.dtype, criteria)
     count = len(state)
     result = Outcome(
         fate=np.full(count, Fate.UNDECIDED, np.int8),
@@ -103,29 +101,18 @@ def iterate_to_fate(
     )
     lanes = _fresh_lanes(parameter, state, criteria)
     rows = np.arange(count)
-    tolerances = Tolerances(criteria.step_tolerance, criteria.period_tolerance)
-    advance = for_tracing(Advance(family.step, criteria.max_period + 3, tolerances))
-    reference_step = np.zeros(count, np.int64)
     while rows.size:
-        until = (lanes.steps // ROUND + 1) * ROUND
-        # A last round shorter than the window could not be searched for a period: it joins the one before.
-        until = np.where(until + advance.window > criteria.max_steps, criteria.max_steps, until)
-        lanes, period, recurs, (complete, tail) = _advance(advance, lanes, until)
+        lanes = engine.advance(lanes, criteria.max_steps)
         final = lanes.steps >= criteria.max_steps
-        long_period = np.where(recurs, lanes.steps - reference_step, 0)
-        period = np.where(period > 0, period, np.where(long_period <= LONGEST_PERIOD, long_period, 0))
-        period[((lanes.steps < lanes.retry_at) & ~final) | (lanes.streak >= CONSECUTIVE)] = 0
-
         verdicts = Verdicts.none(rows.size, Reason.HORIZON_REACHED)
         still = (lanes.signal == STATIONARY) | (final & (lanes.signal == RUNNING) & (lanes.streak >= CONSECUTIVE))
+        recurrent = lanes.signal == RECURRENT
         _judge(verdicts, still, judge_fixed_points, family, lanes, lanes.start)
-        _judge(verdicts, (period > 0) & (lanes.signal == RUNNING), judge_cycles, family, lanes, period)
+        _judge(verdicts, recurrent, judge_cycles, family, lanes, lanes.period)
         _judge_divergence(verdicts, lanes)
 
-        finished = verdicts.given | (final & (lanes.signal == RUNNING)) | (final & still)
-        tested = still | (period > 0)
-        retry_at = np.where(tested, np.maximum(2 * lanes.steps, ROUND), lanes.retry_at)
-        signal = np.where(finished, lanes.signal, RUNNING).astype(np.int8)
+        finished = verdicts.given | final
+        retry_at = np.where(still | recurrent, np.maximum(2 * lanes.steps, ROUND), lanes.retry_at)
         done = np.flatnonzero(finished)
         for field, values in (
             (result.fate, np.where(verdicts.given, verdicts.fate, Fate.UNDECIDED)),
@@ -135,17 +122,12 @@ def iterate_to_fate(
             (result.state, lanes.state),
         ):
             field[rows[done]] = values[done]
-
-        rounds = lanes.steps // ROUND
-        anew = complete & (lanes.steps % ROUND == 0) & (rounds & (rounds - 1) == 0)
-        lanes.reference[anew] = tail[anew]
-        reference_step = np.where(anew, lanes.steps, reference_step)
         keep = np.flatnonzero(~finished)
-        lanes = Lanes(*(field[keep] for field in lanes._replace(signal=signal, retry_at=retry_at)))
-        rows, reference_step = rows[keep], reference_step[keep]
+        lanes = Lanes(*(field[keep] for field in lanes._replace(retry_at=retry_at)))
+        rows = rows[keep]
         if progress is not None:
             progress(count - rows.size, count)
-    _judge_leftovers(result, family, parameter, state, criteria, advance)
+    _judge_leftovers(result, family, parameter, state, criteria)
     observed = observe(family, parameter, result.state)
     overflown = result.reason == Reason.OVERFLOW
     return result._replace(
@@ -160,25 +142,33 @@ def _judge_leftovers(
     parameter: np.ndarray,
     start: np.ndarray,
     criteria: Criteria,
-    advance: Advance,
 ) -> None:
     """Fill in the fates of trajectories that still move at the horizon and are aperiodic or marginal."""
     rows = np.flatnonzero((result.fate == Fate.UNDECIDED) & np.isin(result.reason, MOVING))
     if rows.size:
-        rows = rows[_may_recur(parameter[rows], result.state[rows], criteria, advance)]
+        rows = rows[_may_recur(parameter[rows], result.state[rows], family, criteria)]
     if rows.size:
         found = judge_aperiodic(family, parameter[rows], result.state[rows], start[rows], criteria.max_steps)
         decided = rows[found.given]
         result.fate[decided], result.reason[decided] = found.fate[found.given], found.reason[found.given]
 
 
-def _may_recur(parameter: np.ndarray, state: np.ndarray, criteria: Criteria, advance: Advance) -> np.ndarray:
-    """Whether trajectories do more than go straight on, by the program that iterated them (nothing to compile)."""
+def engine_for(
+    family: Any, state_dim: int, dtype: np.dtype, criteria: Criteria, engine: str | None = None
+) -> Any:
+    """What iterates the states of a family: ``engine``, or the one that suits the map (see `chosen_run`)."""
+    tolerances = Tolerances(criteria.step_tolerance, criteria.period_tolerance)
+    return chosen_run(family.step, state_dim, dtype, criteria.max_period + 3, tolerances, engine)
+
+
+def _may_recur(parameter: np.ndarray, state: np.ndarray, family: Family, criteria: Criteria) -> np.ndarray:
+    """Whether trajectories do more than go straight on."""
+    run = engine_for(family, state.shape[1], state.dtype, criteria, "xla")
     lanes = _fresh_lanes(parameter, state, criteria)
     lanes = lanes._replace(retry_at=np.full(len(state), np.iinfo(np.int64).max))
     states, steps = [state], [lanes.last_step]
     for moment in range(1, MOMENTS + 1):
-        lanes, *_ = _advance(advance, lanes, np.full(len(state), moment * BETWEEN, np.int64))
+        lanes, *_ = run.to(lanes, np.full(len(state), moment * BETWEEN, np.int64))
         states.append(lanes.state)
         steps.append(lanes.last_step)
     straight = is_straight(np.stack(states, axis=1), np.stack(steps, axis=1), BETWEEN)
@@ -197,14 +187,11 @@ def _fresh_lanes(parameter: np.ndarray, state: np.ndarray, criteria: Criteria) -
         outside=np.zeros(count, np.int32),
         escape_radius=(criteria.escape_radius * (1 + np.linalg.norm(state, axis=1))).astype(state.dtype),
         retry_at=np.zeros(count, np.int64),
-        reference=np.full((count, 3, dim), np.inf, state.dtype),
+        reference=np.full((count, CONSECUTIVE, dim), np.inf, state.dtype),
+        reference_step=np.zeros(count, np.int64),
+        period=np.zeros(count, np.int32),
         signal=np.zeros(count, np.int8),
     )
-
-
-def _advance(advance: Advance, lanes: Lanes, until: np.ndarray) -> Any:
-    bytes_per_lane = lanes.state.itemsize * lanes.state.shape[1] * (advance.window + 9)
-    return in_blocks(lambda block: compiled(advance, block), (lanes, until), block_size(bytes_per_lane))
 
 
 def _judge(

@@ -12,12 +12,22 @@ import equinox as eqx
 import jax
 import numpy as np
 
-from gdmap.engines.xla import block_size, on_lanes
 from gdmap.maps import Family, GradientDescent, StepSizeFamily
 from gdmap.objectives import AbstractObjective
-from gdmap.orbits import Cycles, is_on_a_family, refine_cycles
-from gdmap.orbits.cycles import CONVERGED, NULL, SHIFT, rank_above_null
-from gdmap.spectra.dense import for_each
+from gdmap.orbits import Cycles, refine_cycles
+from gdmap.orbits.cycles import (
+    CONTRACTION,
+    CONVERGED,
+    NEWTON_STEPS,
+    NULL,
+    SHIFT,
+    apply,
+    evaluate_lanes,
+    generic_combinations,
+    is_on_family_with,
+    moves_along_a_family,
+)
+from gdmap.spectra.dense import in_slabs
 
 DENSE_LIMIT = 1000
 # Rounding noise is taken from this many copies moved by a few ulps, and exceeded by at most this factor; a
@@ -77,14 +87,13 @@ def loss_and_gradient(
     objective: AbstractObjective, theta: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Losses, gradients and excesses over a known optimum at many points, one per row."""
-    loss, gradient, excess = on_lanes(LossAndGradient(objective), (theta,), block_size(16 * theta.shape[1]))
+    loss, gradient, excess = evaluate_lanes(LossAndGradient(objective), (theta,))
     return loss, gradient, excess
 
 
 def hessians_at(objective: AbstractObjective, theta: np.ndarray) -> np.ndarray:
     """Hessians at many points, shape ``(lanes, dim, dim)``."""
-    block = block_size(32 * objective.dim**2, largest=16)
-    return np.asarray(on_lanes(HessianAt(objective), (theta,), block))
+    return np.asarray(evaluate_lanes(HessianAt(objective), (theta,)))
 
 
 class CriticalPoints(NamedTuple):
@@ -120,9 +129,7 @@ def refine_critical_points(objective: AbstractObjective, theta: np.ndarray, scal
     finite = cycles.converged & np.all(np.isfinite(hessians), axis=(1, 2))
     lanes = np.flatnonzero(finite)
     if lanes.size:
-        lanes = lanes[gradient_vanishes(objective, refined[lanes], hessians[lanes], precision[lanes])]
-    if lanes.size:
-        evidence[lanes] = classify_critical_points(objective, refined[lanes], hessians[lanes])
+        evidence[lanes] = evidence_at(objective, refined[lanes], hessians[lanes], precision[lanes])
     return CriticalPoints(refined, hessians, evidence, cycles.displacement)
 
 
@@ -141,150 +148,89 @@ def row_sum_norms(hessians: np.ndarray) -> np.ndarray:
     return np.abs(hessians).sum(axis=2).max(axis=1)
 
 
-def gradient_vanishes(
-    objective: AbstractObjective, theta: np.ndarray, hessians: np.ndarray, precision: np.ndarray
-) -> np.ndarray:
-    """Whether the gradient is rounding noise at points known to ``precision``, also along null directions.
-
-    A step can round to nothing on a plateau, and directions left out of Newton's correction were never tested.
+class Spectra(NamedTuple):
+    """The eigenvalues of Hessians, ``(lanes, dim)``, ascending; their orthonormal eigenvectors as rows, ``(lanes,
+    dim, dim)``; and which of them are null (moduli below `NULL` of the largest).
     """
-    gradient, noise = gradient_and_noise(objective, theta)
-    tolerance = NOISE * (np.linalg.norm(noise, axis=2).max(axis=0) + row_sum_norms(hessians) * precision)
-    spaces = for_each(null_space, hessians)
-    return (np.linalg.norm(gradient, axis=1) <= tolerance) & is_level(gradient, noise, spaces)
+
+    eigenvalues: np.ndarray
+    rows: np.ndarray
+    null: np.ndarray
+
+    @classmethod
+    def of(cls, hessians: np.ndarray) -> "Spectra":
+        """The spectra of finite Hessians."""
+        eigenvalues, vectors = in_slabs(np.linalg.eigh, hessians)
+        moduli = np.abs(eigenvalues)
+        null = ~(moduli > NULL * moduli.max(axis=1, keepdims=True))
+        return cls(eigenvalues, vectors.swapaxes(1, 2), null)
+
+    def take(self, lanes: np.ndarray) -> "Spectra":
+        """The spectra of some lanes."""
+        return Spectra(*(field[lanes] for field in self))
+
+    @property
+    def curvature(self) -> np.ndarray:
+        """The largest modulus of an eigenvalue."""
+        return np.asarray(np.abs(self.eigenvalues).max(axis=1))
+
+    @property
+    def tilt(self) -> np.ndarray:
+        """How far rounding tilts the null spaces, as an angle."""
+        smallest = np.where(self.null, np.inf, np.abs(self.eigenvalues)).min(axis=1)
+        return np.finfo(float).eps * np.where(np.isfinite(smallest), self.curvature / smallest, 1.0)
+
+    def along(self, vectors: np.ndarray) -> np.ndarray:
+        """The lengths of the parts of vectors, ``(lanes, dim)``, in the null spaces."""
+        return np.asarray(np.linalg.norm(np.where(self.null, apply(self.rows, vectors), 0.0), axis=1))
+
+    def across(self, vectors: np.ndarray) -> np.ndarray:
+        """The lengths of the other parts."""
+        return np.asarray(np.linalg.norm(np.where(self.null, 0.0, apply(self.rows, vectors)), axis=1))
+
+    def null_last(self) -> tuple[np.ndarray, np.ndarray]:
+        """The eigenvectors with the null ones last, and the number of these in each lane."""
+        order = np.argsort(self.null, axis=1, kind="stable")
+        return np.take_along_axis(self.rows, order[:, :, None], axis=1), self.null.sum(axis=1)
+
+    def correction(self, gradients: np.ndarray) -> np.ndarray:
+        """``-H^+ g`` of each gradient, null directions left out."""
+        inverse = np.where(self.null, 0.0, 1 / np.where(self.null, 1.0, self.eigenvalues))
+        return -apply(self.rows.swapaxes(1, 2), inverse * apply(self.rows, gradients))
 
 
-class NullSpace(NamedTuple):
-    """The null space of a Hessian: orthonormal rows, and how far rounding tilts them, as an angle."""
-
-    basis: np.ndarray
-    tilt: float
-
-
-def null_space(hessian: np.ndarray) -> NullSpace:
-    """The null space of a Hessian (singular values below `NULL` of the largest)."""
-    _, singular_values, Vt = np.linalg.svd(hessian)
-    rank = rank_above_null(singular_values)
-    condition = singular_values[0] / singular_values[rank - 1] if rank else 1.0
-    return NullSpace(Vt[rank:], float(np.finfo(float).eps * condition))
-
-
-def gradient_and_noise(objective: AbstractObjective, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Gradients ``(lanes, dim)`` and their changes ``(copies, lanes, dim)`` on copies moved by a few ulps."""
-    gradient = loss_and_gradient(objective, theta)[1]
-    moved = [theta + jitter * np.spacing(theta) for jitter in jitters(theta.shape[1])]
-    return gradient, np.stack([loss_and_gradient(objective, near)[1] - gradient for near in moved])
-
-
-def is_level(
-    gradient: np.ndarray, noise: np.ndarray, spaces: list[NullSpace], floor: np.ndarray | float = 0.0
-) -> np.ndarray:
-    """Whether the gradient along the null directions is no more than rounding noise, lane by lane.
-
-    An exponentially flat valley has a tiny but clean slope. ``floor`` is noise known to be there besides what is
-    measured.
+class Jittered(NamedTuple):
+    """Losses, gradients ``(lanes, dim)`` and excesses over a known optimum at many points, and their rounding
+    noise: the changes of the gradients, ``(copies, lanes, dim)``, and the largest change of each loss, on copies
+    moved by a few ulps.
     """
-    floors = np.broadcast_to(floor, len(spaces))
-    answer = np.ones(len(spaces), bool)
-    for lane, (basis, tilt) in enumerate(spaces):
-        along = basis @ gradient[lane]
-        slope = np.linalg.norm(along)
-        across = np.linalg.norm(gradient[lane] - along @ basis)
-        measured = max((np.linalg.norm(basis @ change) for change in noise[:, lane]), default=0.0)
-        answer[lane] = slope <= NOISE * (measured + tilt * across + floors[lane])
-    return answer
+
+    loss: np.ndarray
+    gradient: np.ndarray
+    excess: np.ndarray
+    gradient_noise: np.ndarray
+    loss_noise: np.ndarray
+
+    @classmethod
+    def at(cls, objective: AbstractObjective, theta: np.ndarray) -> "Jittered":
+        """What is found at each row of ``theta``."""
+        copies = jitters(theta.shape[1])[:, None] * np.spacing(theta)
+        places = np.concatenate([theta[None], theta + copies])
+        found = loss_and_gradient(objective, places.reshape(-1, theta.shape[1]))
+        loss, gradient, excess = (values.reshape(len(places), *theta.shape[: values.ndim]) for values in found)
+        noise = np.abs(loss[1:] - loss[0]).max(axis=0)
+        noise = np.maximum(noise, np.finfo(theta.dtype).eps * np.abs(loss[0]))
+        return cls(loss[0], gradient[0], excess[0], gradient[1:] - gradient[0], noise)
+
+    def take(self, lanes: np.ndarray) -> "Jittered":
+        """What was found at some of the points."""
+        loss, gradient, excess, gradient_noise, loss_noise = self
+        return Jittered(loss[lanes], gradient[lanes], excess[lanes], gradient_noise[:, lanes], loss_noise[lanes])
 
 
 def jitters(dim: int) -> np.ndarray:
     """Small integers, the same every time: displacements in units in the last place."""
     return np.random.default_rng(0).integers(-3, 4, (JITTERS, dim))
-
-
-def classify_critical_points(objective: AbstractObjective, theta: np.ndarray, hessians: np.ndarray) -> np.ndarray:
-    """The `Evidence` for critical points ``theta``, one per row, with their Hessians."""
-    spectra = np.stack(for_each(np.linalg.eigvalsh, hessians))
-    curvature = np.abs(spectra).max(axis=1)
-    threshold = NULL * curvature
-    loss, _, excess = loss_and_gradient(objective, theta)
-    evidence = np.full(len(theta), Evidence.DEGENERATE_CRITICAL_POINT, np.int8)
-
-    def assign(lanes: np.ndarray, found: Evidence) -> None:
-        evidence[lanes & (evidence == Evidence.DEGENERATE_CRITICAL_POINT)] = found
-
-    if objective.critical_gap is not None:
-        # All critical values are known: the loss alone tells.
-        at_optimum = excess <= objective.critical_gap / 2
-        assign(at_optimum, Evidence.KNOWN_OPTIMUM)
-        assign(~at_optimum, Evidence.CRITICAL_POINT_ABOVE_OPTIMUM)
-    assign(spectra[:, 0] < -threshold, Evidence.NEGATIVE_HESSIAN_EIGENVALUE)
-    if objective.knows_optimum:
-        rounding = loss_noise(objective, theta, loss)
-        position = curvature * np.sum((POSITION_ERROR * theta) ** 2, axis=1)
-        assign(excess <= NOISE * rounding + position, Evidence.KNOWN_OPTIMUM)
-    assign(spectra[:, 0] > threshold, Evidence.POSITIVE_DEFINITE_HESSIAN)
-    flat = np.flatnonzero((evidence == Evidence.DEGENERATE_CRITICAL_POINT) & (curvature > 0))
-    if flat.size:
-        manifold = np.zeros(len(theta), bool)
-        manifold[flat] = on_manifold_of_equal_loss(objective, theta[flat], hessians[flat])
-        assign(manifold, Evidence.MANIFOLD_OF_MINIMA)
-    return evidence
-
-
-def on_manifold_of_equal_loss(objective: AbstractObjective, theta: np.ndarray, hessians: np.ndarray) -> np.ndarray:
-    """Whether the null directions of critical points are tangent to a manifold of critical points of equal loss.
-
-    At the point found some way along them, too, gradient and change of loss must be rounding noise, so flat
-    directions of any order do not pass. Where they are that only beside the rounding of the curvature itself (a
-    quadratic form with a null direction), they must be so much farther out as well.
-    """
-    spaces = for_each(null_space, hessians)
-    answer = np.zeros(len(spaces), bool)
-    lanes = np.flatnonzero([len(space.basis) > 0 for space in spaces])
-    if not lanes.size:
-        return answer
-    answer[lanes] = level_along(objective, theta[lanes], hessians[lanes], [spaces[k] for k in lanes], 1.0, False)
-    doubtful = lanes[~answer[lanes]]
-    for reach in (1.0, FAR):
-        if doubtful.size:
-            chosen = [spaces[k] for k in doubtful]
-            doubtful = doubtful[level_along(objective, theta[doubtful], hessians[doubtful], chosen, reach, True)]
-    answer[doubtful] = True
-    return answer
-
-
-def level_along(
-    objective: AbstractObjective,
-    theta: np.ndarray,
-    hessians: np.ndarray,
-    spaces: list[NullSpace],
-    reach: float,
-    with_floor: bool,
-) -> np.ndarray:
-    """Whether there are critical points of equal loss ``reach`` times `SHIFT` along the null directions.
-
-    ``with_floor``: up to the rounding of the curvature over that way, too.
-    """
-    size = np.linalg.norm(theta, axis=1)
-    length = np.where(size > 0, size, 1.0)
-    loss, gradient, _ = loss_and_gradient(objective, theta)
-    descent, step_size = descent_at(objective, hessians)
-    points = Cycles(
-        points=theta[:, None],
-        jacobian=np.eye(theta.shape[1]) - step_size[:, None, None] * hessians,
-        defect=-step_size[:, None] * gradient,
-        displacement=np.zeros(len(theta)),
-        converged=np.ones(len(theta), bool),
-    )
-    bases = [space.basis for space in spaces]
-    on_family, moved = is_on_a_family(descent, step_size, points, bases, reach * length)
-    moved_loss = loss_and_gradient(objective, moved)[0]
-    noise = loss_noise(objective, theta, loss)
-    curvature = np.array([np.abs(np.linalg.eigvalsh(hessian)).max() for hessian in hessians])
-    shift = reach * SHIFT * length
-    floor = np.finfo(float).eps * curvature * shift if with_floor else np.zeros(len(theta))
-    tolerance = NOISE * (noise + floor * shift) + curvature * (POSITION_ERROR * length) ** 2
-    equal = np.abs(moved_loss - loss) <= tolerance
-    return on_family & equal & is_level(*gradient_and_noise(objective, moved), spaces, floor)
 
 
 def loss_noise(objective: AbstractObjective, theta: np.ndarray, loss: np.ndarray) -> np.ndarray:
@@ -294,3 +240,189 @@ def loss_noise(objective: AbstractObjective, theta: np.ndarray, loss: np.ndarray
         near = loss_and_gradient(objective, theta + jitter * np.spacing(theta))[0]
         noise = np.maximum(noise, np.abs(near - loss))
     return noise
+
+
+@np.errstate(all="ignore")  # corrections may lead where the loss overflows
+def simplified_newton(
+    objective: AbstractObjective, theta: np.ndarray, spectra: Spectra, scale: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Newton's method for ``grad L = 0`` with the Hessians of ``spectra`` throughout; whether it converged.
+
+    It needs only gradients, and converges, as `refine_cycles` must, where the second correction is a tenth of the
+    first at most. Where it does not, Newton's method itself may.
+    """
+    x = np.array(theta)
+    precision = CONVERGED * scale + 4 * np.finfo(float).eps * np.linalg.norm(x, axis=1)
+    converged = np.zeros(len(x), bool)
+    pending, first_length = np.arange(len(x)), np.full(len(x), np.inf)
+    for attempt in range(NEWTON_STEPS):
+        everywhere = pending.size == len(x)
+        gradients = loss_and_gradient(objective, x[pending])[1]
+        corrections = (spectra if everywhere else spectra.take(pending)).correction(gradients)
+        length = np.linalg.norm(corrections, axis=1)
+        good = np.isfinite(length)
+        if attempt == 0:
+            first_length[pending] = length
+        elif attempt == 1:
+            good &= (length <= precision[pending]) | (length <= CONTRACTION * first_length[pending])
+        pending, length = pending[good], length[good]
+        x[pending] += corrections[good]
+        small = length <= precision[pending]
+        converged[pending[small]] = True
+        pending = pending[~small]
+        if not pending.size:
+            break
+    return x, converged
+
+
+def evidence_at(
+    objective: AbstractObjective,
+    theta: np.ndarray,
+    hessians: np.ndarray,
+    precision: np.ndarray,
+    spectra: Spectra | None = None,
+) -> np.ndarray:
+    """The `Evidence` for points refined by Newton's method, one per row, known to ``precision``, whose Hessians
+    are finite (and have these spectra).
+    """
+    spectra = Spectra.of(hessians) if spectra is None else spectra
+    found = Jittered.at(objective, theta)
+    evidence = np.full(len(theta), Evidence.NOT_CRITICAL, np.int8)
+    lanes = np.flatnonzero(gradient_vanishes(found, spectra, hessians, precision))
+    if lanes.size:
+        evidence[lanes] = classify_critical_points(
+            objective, theta[lanes], hessians[lanes], spectra.take(lanes), found.take(lanes)
+        )
+    return evidence
+
+
+def gradient_vanishes(
+    found: Jittered, spectra: Spectra, hessians: np.ndarray, precision: np.ndarray
+) -> np.ndarray:
+    """Whether the gradient is rounding noise at points known to ``precision``, also along null directions.
+
+    A step can round to nothing on a plateau, and directions left out of Newton's correction were never tested.
+    """
+    noise = np.linalg.norm(found.gradient_noise, axis=2).max(axis=0)
+    tolerance = NOISE * (noise + row_sum_norms(hessians) * precision)
+    return (np.linalg.norm(found.gradient, axis=1) <= tolerance) & is_level(found, spectra)
+
+
+def is_level(found: Jittered, spectra: Spectra, floor: np.ndarray | float = 0.0) -> np.ndarray:
+    """Whether the gradient along the null directions is no more than rounding noise, lane by lane.
+
+    An exponentially flat valley has a tiny but clean slope. ``floor`` is noise known to be there besides what is
+    measured.
+    """
+    measured = np.max([spectra.along(change) for change in found.gradient_noise], axis=0)
+    allowed = NOISE * (measured + spectra.tilt * spectra.across(found.gradient) + floor)
+    return np.asarray(spectra.along(found.gradient) <= allowed)
+
+
+def classify_critical_points(
+    objective: AbstractObjective, theta: np.ndarray, hessians: np.ndarray, spectra: Spectra, found: Jittered
+) -> np.ndarray:
+    """The `Evidence` for critical points ``theta``, one per row, with their Hessians and what was found there."""
+    curvature, lowest = spectra.curvature, spectra.eigenvalues[:, 0]
+    threshold = NULL * curvature
+    evidence = np.full(len(theta), Evidence.DEGENERATE_CRITICAL_POINT, np.int8)
+
+    def assign(lanes: np.ndarray, known_by: Evidence) -> None:
+        evidence[lanes & (evidence == Evidence.DEGENERATE_CRITICAL_POINT)] = known_by
+
+    gap = objective.critical_gap
+    if gap is not None:
+        # All critical values are known: the loss alone tells.
+        at_optimum = found.excess <= gap / 2
+        assign(at_optimum, Evidence.KNOWN_OPTIMUM)
+        assign(~at_optimum, Evidence.CRITICAL_POINT_ABOVE_OPTIMUM)
+    assign(lowest < -threshold, Evidence.NEGATIVE_HESSIAN_EIGENVALUE)
+    if objective.knows_optimum:
+        position = curvature * np.sum((POSITION_ERROR * theta) ** 2, axis=1)
+        assign(found.excess <= NOISE * found.loss_noise + position, Evidence.KNOWN_OPTIMUM)
+    assign(lowest > threshold, Evidence.POSITIVE_DEFINITE_HESSIAN)
+    flat = np.flatnonzero((evidence == Evidence.DEGENERATE_CRITICAL_POINT) & (curvature > 0))
+    if flat.size:
+        manifold = np.zeros(len(theta), bool)
+        manifold[flat] = on_manifold_of_equal_loss(
+            objective, theta[flat], hessians[flat], spectra.take(flat), found.take(flat)
+        )
+        assign(manifold, Evidence.MANIFOLD_OF_MINIMA)
+    return evidence
+
+
+def on_manifold_of_equal_loss(
+    objective: AbstractObjective, theta: np.ndarray, hessians: np.ndarray, spectra: Spectra, found: Jittered
+) -> np.ndarray:
+    """Whether the null directions of critical points are tangent to a manifold of critical points of equal loss.
+
+    At the point found some way along them, too, gradient and change of loss must be rounding noise, so flat
+    directions of any order do not pass. Where they are that only beside the rounding of the curvature itself (a
+    quadratic form with a null direction), they must be so much farther out as well.
+    """
+    answer = np.zeros(len(theta), bool)
+
+    def level(lanes: np.ndarray, reach: float, with_floor: bool) -> np.ndarray:
+        return level_along(
+            objective, theta[lanes], hessians[lanes], spectra.take(lanes), found.take(lanes), reach, with_floor
+        )
+
+    lanes = np.flatnonzero(spectra.null.any(axis=1))
+    if not lanes.size:
+        return answer
+    answer[lanes] = level(lanes, 1.0, False)
+    doubtful = lanes[~answer[lanes]]
+    for reach in (1.0, FAR):
+        if doubtful.size:
+            doubtful = doubtful[level(doubtful, reach, True)]
+    answer[doubtful] = True
+    return answer
+
+
+def _moved_along(
+    objective: AbstractObjective, points: Cycles, spectra: Spectra, step_size: np.ndarray, scale: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """`moves_along_a_family` by the simplified Newton method: it needs no other Hessians, but finds fewer."""
+    theta = points.points[:, 0]
+    directions = generic_combinations(*spectra.null_last())
+    moved, converged = simplified_newton(objective, theta + (SHIFT * scale)[:, None] * directions, spectra, scale)
+    defect = -step_size[:, None] * loss_and_gradient(objective, moved)[1]
+    return converged & is_on_family_with(points, moved, defect, directions, scale), moved
+
+
+def level_along(
+    objective: AbstractObjective,
+    theta: np.ndarray,
+    hessians: np.ndarray,
+    spectra: Spectra,
+    found: Jittered,
+    reach: float,
+    with_floor: bool,
+) -> np.ndarray:
+    """Whether there are critical points of equal loss ``reach`` times `SHIFT` along the null directions.
+
+    ``with_floor``: up to the rounding of the curvature over that way, too.
+    """
+    size = np.linalg.norm(theta, axis=1)
+    length = np.where(size > 0, size, 1.0)
+    descent, step_size = descent_at(objective, hessians)
+    points = Cycles(
+        points=theta[:, None],
+        jacobian=np.eye(theta.shape[1]) - step_size[:, None, None] * hessians,
+        defect=-step_size[:, None] * found.gradient,
+        displacement=np.zeros(len(theta)),
+        converged=np.ones(len(theta), bool),
+    )
+    on_family, moved = _moved_along(objective, points, spectra, step_size, reach * length)
+    others = np.flatnonzero(~on_family)
+    if others.size:
+        rows, nullity = spectra.take(others).null_last()
+        on_family[others], moved[others] = moves_along_a_family(
+            descent, step_size[others], points.take(others), rows, nullity, reach * length[others]
+        )
+    there = Jittered.at(objective, moved)
+    shift = reach * SHIFT * length
+    floor = np.finfo(float).eps * spectra.curvature * shift if with_floor else np.zeros(len(theta))
+    tolerance = NOISE * (found.loss_noise + floor * shift) + spectra.curvature * (POSITION_ERROR * length) ** 2
+    equal = np.abs(there.loss - found.loss) <= tolerance
+    return on_family & equal & is_level(there, spectra, floor)

@@ -8,6 +8,7 @@ import equinox as eqx
 import numpy as np
 import xarray as xr
 
+from gdmap.engines.choice import checked_engine
 from gdmap.engines.trace import array_digest, trace_fingerprint
 from gdmap.engines.xla import block_size, on_lanes
 from gdmap.ensembles.ensemble import (
@@ -20,7 +21,7 @@ from gdmap.ensembles.ensemble import (
     trajectory_variables,
 )
 from gdmap.ensembles.fates import Fate
-from gdmap.ensembles.iteration import Criteria, iterate_to_fate
+from gdmap.ensembles.iteration import Criteria, engine_for, iterate_to_fate
 from gdmap.ensembles.random_fates import iterate_to_random_fate
 from gdmap.ensembles.random_iteration import SampledSteps, sampled_steps
 from gdmap.maps import GradientDescent, Map, RandomMap, StepSizeFamily, StochasticGradientDescent
@@ -32,6 +33,9 @@ from gdmap.sweeps.starts import checked_number, resolve_starts
 from gdmap.sweeps.store import DTYPES, Region, Store
 
 PLAN_FORMAT = 1
+# Of each trajectory about so many states are held at once (start, state, reference, copies).
+CHUNK_BYTES, STATES_HELD = 2**26, 8
+FEWEST_IN_CHUNK, MOST_IN_CHUNK = 2048, 131_072
 
 
 def sweep(
@@ -45,11 +49,12 @@ def sweep(
     seed: int = 0,
     map: Callable[[AbstractObjective, Any], Map | RandomMap] = GradientDescent,  # noqa: A002 - the name of the concept
     store: str | Path | None = None,
-    chunk_size: int = 2048,
+    chunk_size: int | None = None,
     step_tolerance: float | None = None,
     period_tolerance: float = Criteria().period_tolerance,
     max_period: int = Criteria().max_period,
     escape_radius: float | None = None,
+    engine: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> xr.Dataset:
     """Give every (step size, start) its fate, with the share of each fate and its interval.
@@ -81,9 +86,12 @@ def sweep(
         is called again with the same arguments, and ends with the identical dataset. Without it the result
         is kept in memory only.
     chunk_size
-        About how many trajectories to run between writes. It changes the chunks on disk, not the numbers.
+        About how many trajectories to run between writes; by default as many as 64 MiB of states hold, from 2048 to
+        131,072. It changes the chunks on disk and what is held in memory, not the numbers.
     step_tolerance, period_tolerance, max_period, escape_radius
         See `gdmap.Criteria`, and `gdmap.ensemble` for the defaults of random maps.
+    engine
+        See `gdmap.ensemble`.
     progress
         Called as ``progress(finished, total)`` in trajectories, from time to time.
 
@@ -118,8 +126,14 @@ def sweep(
     coordinates: dict[str, Any] = {"step_size": etas, "scale": scales, "start": np.arange(len(thetas))}
     if np.ndim(scale) == 0:
         del coordinates["scale"]
-    chunk = chunk_lengths(tuple(len(values) for values in coordinates.values()), chunk_size)
     state_dim = family.state_dim if isinstance(family, RandomFamily) else family(etas[0]).state_dim
+    size = default_chunk(state_dim) if chunk_size is None else chunk_size
+    chunk = chunk_lengths(tuple(len(values) for values in coordinates.values()), size)
+    run = None
+    if isinstance(family, StepSizeFamily):
+        run = engine_for(family, state_dim, thetas.dtype, criteria, engine)
+    elif checked_engine(engine) == "simd":
+        raise ValueError("the engine 'simd' does not run random maps: leave engine out, or use 'xla'")
     plan = {
         "format": PLAN_FORMAT,
         "objective": objective.describe(),
@@ -131,7 +145,7 @@ def sweep(
         "starts": {"number": len(thetas), "dtype": str(thetas.dtype), "digest": array_digest(thetas)},
         "criteria": criteria._asdict(),
         "chunk": list(chunk),
-        "environment": environment(),
+        "environment": environment(run and run.name),
     }
     attributes = {name: ATTRIBUTES[name] for name in (*coordinates, *DTYPES)}
     names = [fate.name.lower() for fate in Fate]
@@ -145,7 +159,7 @@ def sweep(
                 if progress is not None:
                     progress(before + finished, total)
 
-            results.write(index, region, run_chunk(family, etas, scales, thetas, region, criteria, report))
+            results.write(index, region, run_chunk(family, etas, scales, thetas, region, criteria, report, run))
         before += size
         if progress is not None:
             progress(before, total)
@@ -214,6 +228,7 @@ def run_chunk(
     region: Region,
     criteria: Criteria,
     progress: Callable[[int, int], None],
+    engine: Any = None,
 ) -> dict[str, np.ndarray]:
     """The variables of the trajectories in ``region``, each in the shape of the region."""
     eta, scale = etas[region[0]], scales[region[1] if len(region) == 3 else slice(None)]
@@ -228,7 +243,7 @@ def run_chunk(
         outcome = iterate_to_random_fate(family.map, etas_, thetas, numbers, family.seed, criteria, progress)
     else:
         state = on_lanes(InitialState(family), (parameter, thetas), block_size(16 * theta.shape[1]))
-        outcome = iterate_to_fate(family, parameter, state, criteria, progress)
+        outcome = iterate_to_fate(family, parameter, state, criteria, progress, engine)
     lengths = tuple(part.stop - part.start for part in region)
     return {name: values.reshape(lengths) for name, values in trajectory_variables(outcome).items()}
 
@@ -271,6 +286,11 @@ def checked_seed(seed: Any) -> int:
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**32:
         raise ValueError(f"seed must be an integer from 0 to 2**32 - 1, got {seed!r}")
     return int(seed)
+
+
+def default_chunk(state_dim: int) -> int:
+    """Trajectories in a chunk: as many as `CHUNK_BYTES` of states hold, within bounds."""
+    return int(np.clip(CHUNK_BYTES // (8 * state_dim * STATES_HELD), FEWEST_IN_CHUNK, MOST_IN_CHUNK))
 
 
 def chunk_lengths(shape: tuple[int, ...], chunk_size: Any) -> tuple[int, ...]:

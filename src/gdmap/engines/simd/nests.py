@@ -31,8 +31,8 @@ from gdmap.engines.simd.tensors import (
 # Vectors of a tile: accumulators of sums and values of elementwise code that are in flight together, for one
 # register in each vector.
 ACCUMULATORS, IN_FLIGHT = 16, 8
-# Operations that are written out without loops, in one store and in one turn of a loop over reduced axes.
-STRAIGHT, TURN = 256, 128
+# Operations that are written out without loops: in one store, in a small module, in one turn of a loop over axes.
+STRAIGHT, STRAIGHT_SMALL, TURN = 256, 100, 128
 # Memory of one function for one block of lanes.
 STACK = 2**20
 
@@ -336,7 +336,7 @@ class _Nest:
     def write(self) -> None:
         shape = self.target.shape
         self.tile = self._tile(shape)
-        self.straight = self.scattered or self.target.size * self.cost <= STRAIGHT
+        self.straight = self.scattered or self.target.size * self.cost <= writer_limit(self.writer)
         self._axis(0, (), ())
 
     def _tile(self, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -394,7 +394,7 @@ class _Nest:
         cost = max(1, cost_of(fold.argument))
         if not terms:
             return [writer.immediate(identity(fold), fold.dtype)] * len(places)
-        unrolled = takes_anywhere(fold.argument) or terms * len(places) * cost <= (STRAIGHT if self.straight else TURN)
+        unrolled = takes_anywhere(fold.argument) or terms * len(places) * cost <= (writer_limit(writer) if self.straight else TURN // writer.module.registers)
         # A single sum would wait for each addition: several partial ones do not.
         ways = max(1, min(terms, IN_FLIGHT // writer.module.registers // len(places)))
         if unrolled:
@@ -409,7 +409,7 @@ class _Nest:
         kind = writer.module.vector(fold.dtype)
         # From the last axis on, axes are written out while a turn stays short; the rest are loops.
         inner, turn = len(extents), len(places) * cost
-        while inner > 1 and turn * extents[inner - 1] <= TURN:
+        while inner > 1 and turn * extents[inner - 1] <= TURN // writer.module.registers:
             inner -= 1
             turn *= extents[inner]
         ways = max(1, min(extents[inner - 1], IN_FLIGHT // writer.module.registers // max(turn, 1)))
@@ -488,6 +488,11 @@ class _Nest:
             pairs = [combine(self.writer, fold, a, b) for a, b in zip(partial[::2], partial[1::2], strict=False)]
             partial = pairs + partial[len(partial) // 2 * 2 :]
         return partial[0]
+
+
+def writer_limit(writer: Writer) -> int:
+    """Operations that one store may write out without loops."""
+    return STRAIGHT_SMALL if writer.module.small else STRAIGHT
 
 
 def multiply_add(writer: Writer, a: str, b: str, c: str) -> str:

@@ -1,0 +1,1 @@
+"""What gdmap.ensemble is measured against: the same gradient steps, run by others or written by hand."""
