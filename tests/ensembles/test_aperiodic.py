@@ -58,7 +58,8 @@ def test_a_chaotic_transient_is_not_chaos():
     found, reason, result = fates(map_, [[0.1], [0.2]])
     assert (found, reason) == (["chaotic", "undecided"], ["positive_exponent", "horizon_reached"])
     assert list(result.steps) == [10_000] * 2
-    assert fates(map_, [[0.2]], 100_000)[0] == ["diverged"]
+    # When it leaves is a matter of rounding, hence of the engine; that it does within ten mean times is not.
+    assert fates(map_, [[0.2]], 1_000_000)[0] == ["diverged"]
 
 
 def test_the_verdict_leaves_steps_and_state_at_the_horizon():

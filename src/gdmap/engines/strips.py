@@ -73,61 +73,73 @@ class Stride(eqx.Module):
     tolerances: Tolerances
     escape_radius: Any
 
+    def escape(self, start: Any) -> Any:
+        """The squared norm beyond which growth means escape."""
+        return (self.escape_radius * (1 + jnp.sqrt(squares(start)))) ** 2
+
     def __call__(self, strip: Strip, age: Any, until: Any) -> Strip:
         """The strip after the stretch from ``age`` to ``until``."""
         update = jax.vmap(self.step, in_axes=-1, out_axes=-1)
-        eps = jnp.finfo(strip.state.dtype).eps
-        step_tolerance, period_tolerance = self.tolerances.step**2, self.tolerances.period**2
-        escape = (self.escape_radius * (1 + jnp.sqrt(squares(strip.start)))) ** 2
+        escape = self.escape(strip.start)
 
         def one_step(now: Any, strip: Strip) -> Strip:
-            proposed = update(strip.state)
-            size = squares(proposed)
-            finite = jnp.isfinite(size)
-            last_step = squares(proposed - strip.state)
-            rounding = 4 * eps**2 * size
-            small = last_step <= step_tolerance * squares(proposed - strip.start) + rounding
-            streak = jnp.where(small, ((strip.counts >> STREAK) & 3) + 1, 0)
-            grows = (size > escape) & (size > squares(strip.state)) & (last_step >= strip.last_step)
-            outside = jnp.where(grows, ((strip.counts >> OUTSIDE) & 15) + 1, 0)
-            away = squares(proposed - strip.reference)
-            reach = jnp.maximum(strip.reach, away)
-            # Back at the reference: after `lag` steps, and then twice more after as many.
-            elapsed = now + 1 - age
-            lag, returns = strip.counts >> LAG, (strip.counts >> RETURNS) & 3
-            due = jnp.where(lag == 0, elapsed > 1, elapsed == (returns + 1) * lag)
-            back = away <= period_tolerance * reach + 64 * rounding
-            returns = jnp.where(due, jnp.where(back, returns + 1, 0), returns)
-            lag = jnp.where(due, jnp.where(back, jnp.where(lag == 0, elapsed, lag), 0), lag)
-            signal = jnp.where(returns >= CONSECUTIVE, RECURRENT, RUNNING)
-            signal = jnp.where(streak >= CONSECUTIVE, STATIONARY, signal)
-            signal = jnp.where(outside >= GROWING_STEPS, ESCAPED, signal)
-            signal = jnp.where(finite, signal, jnp.where(jnp.isnan(size), UNDEFINED, OVERFLOWN))
-            counts = (streak << STREAK) | (outside << OUTSIDE) | (returns << RETURNS) | (lag << LAG)
-            active = strip.signal == RUNNING
-            moved = active & finite
-            return Strip(
-                start=strip.start,
-                state=jnp.where(moved, proposed, strip.state),
-                last_step=jnp.where(moved, last_step, strip.last_step),
-                reference=strip.reference,
-                reach=jnp.where(moved, reach, strip.reach),
-                counts=jnp.where(moved, counts, strip.counts),
-                signal=jnp.where(active, signal.astype(jnp.int32), strip.signal),
-                steps=jnp.where(active, now + 1, strip.steps),
-            )
+            return watched_stride(strip, update(strip.state), now, age, escape, self.tolerances)
 
-        strip = strip._replace(
-            reference=strip.state,
-            reach=jnp.zeros_like(strip.reach),
-            counts=strip.counts & ((1 << RETURNS) - 1),
-        )
+        strip = renewed(strip)
         _, strip = jax.lax.while_loop(
             lambda carry: (carry[0] < until) & jnp.any(carry[1].signal == RUNNING),
             lambda carry: (carry[0] + 1, one_step(*carry)),
             (age, strip),
         )
         return strip
+
+
+def watched_stride(
+    strip: Strip, proposed: Any, now: Any, age: Any, escape: Any, tolerances: Tolerances
+) -> Strip:
+    """The strip, or one lane of it, after the step from age ``now`` to ``proposed``; the reference is from ``age``."""
+    eps = jnp.finfo(strip.state.dtype).eps
+    step_tolerance, period_tolerance = tolerances.step**2, tolerances.period**2
+    size = squares(proposed)
+    finite = jnp.isfinite(size)
+    last_step = squares(proposed - strip.state)
+    rounding = 4 * eps**2 * size
+    small = last_step <= step_tolerance * squares(proposed - strip.start) + rounding
+    streak = jnp.where(small, ((strip.counts >> STREAK) & 3) + 1, 0)
+    grows = (size > escape) & (size > squares(strip.state)) & (last_step >= strip.last_step)
+    outside = jnp.where(grows, ((strip.counts >> OUTSIDE) & 15) + 1, 0)
+    away = squares(proposed - strip.reference)
+    reach = jnp.maximum(strip.reach, away)
+    # Back at the reference: after `lag` steps, and then twice more after as many.
+    elapsed = now + 1 - age
+    lag, returns = strip.counts >> LAG, (strip.counts >> RETURNS) & 3
+    due = jnp.where(lag == 0, elapsed > 1, elapsed == (returns + 1) * lag)
+    back = away <= period_tolerance * reach + 64 * rounding
+    returns = jnp.where(due, jnp.where(back, returns + 1, 0), returns)
+    lag = jnp.where(due, jnp.where(back, jnp.where(lag == 0, elapsed, lag), 0), lag)
+    signal = jnp.where(returns >= CONSECUTIVE, RECURRENT, RUNNING)
+    signal = jnp.where(streak >= CONSECUTIVE, STATIONARY, signal)
+    signal = jnp.where(outside >= GROWING_STEPS, ESCAPED, signal)
+    signal = jnp.where(finite, signal, jnp.where(jnp.isnan(size), UNDEFINED, OVERFLOWN))
+    counts = (streak << STREAK) | (outside << OUTSIDE) | (returns << RETURNS) | (lag << LAG)
+    active = strip.signal == RUNNING
+    moved = active & finite
+    return Strip(
+        start=strip.start,
+        state=jnp.where(moved, proposed, strip.state),
+        last_step=jnp.where(moved, last_step, strip.last_step),
+        reference=strip.reference,
+        reach=jnp.where(moved, reach, strip.reach),
+        counts=jnp.where(moved, counts, strip.counts).astype(strip.counts.dtype),
+        signal=jnp.where(active, signal.astype(jnp.int32), strip.signal),
+        steps=jnp.where(active, now + 1, strip.steps).astype(strip.steps.dtype),
+    )
+
+
+def renewed(strip: Strip) -> Strip:
+    """The strip with its present state as the reference."""
+    reach = np.zeros(np.shape(strip.reach), strip.reach.dtype)
+    return strip._replace(reference=strip.state, reach=reach, counts=strip.counts & ((1 << RETURNS) - 1))
 
 
 def squares(vectors: Any) -> Any:
@@ -155,10 +167,18 @@ def take(strip: Strip, lanes: Any) -> Strip:
     return Strip(*(field[..., lanes] for field in strip))
 
 
-def advanced(stride: Stride, strip: Strip, age: int, until: int) -> Strip:
-    """``stride`` on all lanes, block by block, in as many threads as there are processors."""
-    ages = (np.asarray(age, np.int32), np.asarray(until, np.int32))
-    return in_strips(lambda block: compiled(stride, (block, *ages)), strip, strip_width(len(strip.state)))
+class BlockedStride:
+    """A stretch of the iteration of a strip with XLA, block by block, in as many threads as there are processors."""
+
+    def __init__(self, step: Callable[[Any], Any], dim: int, tolerances: Tolerances, escape_radius: float) -> None:
+        self.stride = Stride(step, tolerances, np.asarray(escape_radius))
+        self.width = strip_width(dim)
+        self.name = f"xla-{jax.default_backend()}"
+
+    def __call__(self, strip: Strip, age: int, until: int) -> Strip:
+        """The strip after the stretch from ``age`` to ``until``; every lane by itself."""
+        ages = (np.asarray(age, np.int32), np.asarray(until, np.int32))
+        return in_strips(lambda block: compiled(self.stride, (block, *ages)), strip, self.width)
 
 
 def in_strips(function: Callable[..., Any], lane_arrays: Any, width: int) -> Any:

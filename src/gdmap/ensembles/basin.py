@@ -11,12 +11,10 @@ import xarray as xr
 from scipy.ndimage import binary_dilation
 from scipy.stats import binomtest
 
+from gdmap.engines.choice import checked_engine, chosen_stride
 from gdmap.engines.precision import for_tracing
 from gdmap.engines.strips import (
-    RECURRENT,
-    Stride,
     Strip,
-    advanced,
     fresh_strip,
     in_strips,
     strip_width,
@@ -25,6 +23,7 @@ from gdmap.engines.strips import (
 from gdmap.engines.xla import (
     ESCAPED,
     OVERFLOWN,
+    RECURRENT,
     RUNNING,
     STATIONARY,
     UNDEFINED,
@@ -45,7 +44,7 @@ from gdmap.ensembles.attractors import (
 )
 from gdmap.ensembles.ensemble import ATTRIBUTES, checked_criteria, environment, map_criteria
 from gdmap.ensembles.fates import Fate, Reason
-from gdmap.ensembles.iteration import Criteria, iterate_to_fate
+from gdmap.ensembles.iteration import Criteria, engine_for, iterate_to_fate
 from gdmap.ensembles.verdicts import judge_cycles, judge_fixed_points
 from gdmap.maps import ConstantFamily, Map, RandomMap
 from gdmap.orbits.symmetries import checked_symmetries
@@ -92,6 +91,7 @@ def basin(
     period_tolerance: float = Criteria().period_tolerance,
     max_period: int = Criteria().max_period,
     escape_radius: float | None = None,
+    engine: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> xr.Dataset:
     """The fate and the attractor of every start on a grid in a plane of parameter space.
@@ -125,6 +125,8 @@ def basin(
     step_tolerance, period_tolerance, max_period, escape_radius
         See `Criteria`. Recurrences of every period that fits are found; ``max_period`` concerns the pixels given
         to the full ensemble.
+    engine
+        See `gdmap.ensemble`.
     progress
         Called as ``progress(finished, total)`` in pixels, from time to time.
 
@@ -176,6 +178,7 @@ def basin(
     """
     if isinstance(map, RandomMap) or not isinstance(map, Map):
         raise TypeError(f"map must be a map such as GradientDescent(objective, step_size), got {map!r}")
+    checked_engine(engine)
     criteria = checked_criteria(
         map_criteria(max_steps, step_tolerance, period_tolerance, max_period, escape_radius)
     )
@@ -190,7 +193,7 @@ def basin(
     # The same arithmetic for every grid: a pixel's start is a function of its x and y alone.
     theta = [centre[i] + (x[None, :] * u[i] + y[:, None] * v[i]) for i in range(len(centre))]
     starts = np.stack([part.ravel() for part in theta])
-    picture = _Picture(map, starts, criteria, symmetries, tolerance, progress)
+    picture = _Picture(map, starts, criteria, symmetries, tolerance, progress, engine)
     picture.iterate()
     pixels = picture.pixels
     checks = _verified(picture, verify, seed, confidence)
@@ -241,7 +244,7 @@ def basin(
         "tolerance": tolerance,
         **criteria._asdict(),
         **checks,
-        **environment(),
+        **environment(picture.stride.name),
     }
     return dataset
 
@@ -275,13 +278,23 @@ class _Picture:
         symmetries: Any,
         tolerance: float,
         progress: Callable[[int, int], None] | None,
+        engine: str | None,
     ) -> None:
-        self.criteria, self.progress = criteria, progress
+        self.criteria, self.progress, self.engine = criteria, progress, engine
         self.map = for_tracing(map_)
         self.family = ConstantFamily(map_)
         initial = _InitialStates(self.map)
         width = strip_width(map_.state_dim)
         self.start = in_strips(lambda block: compiled(initial, (block,)), thetas, width)
+        self.stride = chosen_stride(
+            self.map.update,
+            map_.state_dim,
+            self.start.dtype,
+            Tolerances(criteria.step_tolerance, criteria.period_tolerance),
+            criteria.escape_radius,
+            engine,
+        )
+        self.run = engine_for(self.family, map_.state_dim, self.start.dtype, criteria, engine)
         count = self.start.shape[1]
         diagonal = extent(self.start.T)
         self.cell = CELL * diagonal
@@ -302,17 +315,12 @@ class _Picture:
     def iterate(self) -> None:
         """Give every pixel its fate."""
         criteria = self.criteria
-        stride = Stride(
-            self.map.update,
-            Tolerances(criteria.step_tolerance, criteria.period_tolerance),
-            np.asarray(criteria.escape_radius),
-        )
         running = np.arange(self.start.shape[1])
         strip = fresh_strip(self.start)
         age, until = 0, min(FIRST_ROUND, criteria.max_steps)
         stopped: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         while running.size:
-            strip = advanced(stride, strip, age, until)
+            strip = self.stride(strip, age, until)
             self.pixels.state[:, running] = strip.state
             self.pixels.steps[running] = strip.steps
             done = strip.signal != RUNNING
@@ -418,7 +426,7 @@ class _Picture:
         """Iterate pixels from their starts by the full ensemble."""
         if not lanes.size:
             return
-        outcome = iterate_to_fate(self.family, np.zeros(len(lanes)), self.start[:, lanes].T.copy(), self.criteria)
+        outcome = iterate_to_fate(self.family, np.zeros(len(lanes)), self.start[:, lanes].T.copy(), self.criteria, engine=self.run)
         pixels = self.pixels
         for field, values in (
             (pixels.fate, outcome.fate),
@@ -575,7 +583,7 @@ def _verified(picture: _Picture, number: int, seed: int, confidence: float) -> d
         return {"verified": 0, "disagreements": 0}
     lanes = np.sort(np.random.default_rng(seed).choice(count, number, replace=False))
     start = picture.start[:, lanes].T.copy()
-    outcome = iterate_to_fate(picture.family, np.zeros(number), start, picture.criteria)
+    outcome = iterate_to_fate(picture.family, np.zeros(number), start, picture.criteria, engine=picture.run)
     with np.errstate(over="ignore", invalid="ignore"):
         travelled = np.linalg.norm(outcome.state - start, axis=1)
     labels = picture.registry.identify(outcome.state, travelled, outcome.fate, outcome.period)

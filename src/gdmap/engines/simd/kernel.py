@@ -12,7 +12,7 @@ import numpy as np
 from gdmap.engines.simd.flatten import Program, Unsupported, flat, traced
 from gdmap.engines.simd.native import Target, host, loaded
 from gdmap.engines.simd.nests import Module, Writer
-from gdmap.engines.simd.primitives import Builder, Parameters, function_of, operations_of
+from gdmap.engines.simd.primitives import Parameters, function_of, operations_of
 from gdmap.engines.simd.tensors import Buffer, View
 from gdmap.engines.simd.vector_math import module_of
 

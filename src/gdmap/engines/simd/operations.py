@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from gdmap.engines.simd.nests import Writer
 
 # What an operation costs, in additions.
-COST = {name: 24 for name in FUNCTIONS} | {"div": 8, "sqrt": 8, "rsqrt": 16, "pow": 60, "rem": 60}
+COST = dict.fromkeys(FUNCTIONS, 24) | {"div": 8, "sqrt": 8, "rsqrt": 16, "pow": 60, "rem": 60}
 FLOAT_ARITHMETIC = {"add": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv"}
 INTEGER_ARITHMETIC = {
     "add": "add",

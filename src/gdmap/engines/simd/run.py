@@ -65,7 +65,7 @@ class NativeRun:
             "state": vector,
             "escape": number,
             "reference": np.zeros((CONSECUTIVE, dim)),
-            **{name: whole for name in ("retry_at", "steps", "limit", "reference_step", "period", "renew")},
+            **dict.fromkeys(("retry_at", "steps", "limit", "reference_step", "period", "renew"), whole),
             "signal": np.int32(0),
             "halted": np.int32(0),
         }
@@ -79,7 +79,7 @@ class NativeRun:
             "state": vector,
             "last_step": number,
             "escape_radius": number,
-            **{name: whole for name in ("steps", "retry_at", "until", "streak", "outside")},
+            **dict.fromkeys(("steps", "retry_at", "until", "streak", "outside"), whole),
             "signal": np.int32(0),
             "halted": np.int32(0),
         }
