@@ -12,7 +12,7 @@ import xarray as xr
 from gdmap.engines.choice import checked_engine
 from gdmap.engines.precision import as_floating
 from gdmap.ensembles.fates import Fate, Reason
-from gdmap.ensembles.iteration import Criteria, Outcome, engine_for, iterate_to_fate
+from gdmap.ensembles.iteration import Criteria, Outcome, engine_for, initial_states, iterate_to_fate
 from gdmap.ensembles.random_fates import ESCAPE_RADIUS, iterate_to_random_fate
 from gdmap.flags import flag_attributes
 from gdmap.maps import ConstantFamily, Map, RandomMap, StochasticGradientDescent
@@ -137,8 +137,8 @@ def ensemble(
         map_criteria(max_steps, step_tolerance, period_tolerance, max_period, escape_radius)
     )
     starts = checked_starts(thetas, map.objective.dim)
-    states = np.stack([np.asarray(iterated.initial_state(theta)) for theta in starts])
     family = ConstantFamily(iterated)
+    states = initial_states(family, np.zeros(len(starts), starts.dtype), starts)
     run = engine_for(family, states.shape[1], states.dtype, criteria, engine)
     outcome = iterate_to_fate(family, np.zeros(len(states), states.dtype), states, criteria, progress, run)
     return _labelled(map, outcome, criteria._asdict(), run.name)

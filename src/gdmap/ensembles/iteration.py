@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import numpy as np
 
 from gdmap.engines.choice import chosen_run
@@ -17,11 +18,14 @@ from gdmap.engines.xla import (
     UNDEFINED,
     Lanes,
     Tolerances,
+    block_size,
+    on_lanes,
 )
 from gdmap.ensembles.aperiodic import is_straight, judge_aperiodic
 from gdmap.ensembles.fates import Fate, Reason
 from gdmap.ensembles.verdicts import Verdicts, judge_cycles, judge_fixed_points, observe
 from gdmap.maps import Family
+from gdmap.maps.base import StateSpace
 
 # States of a trajectory that still moves at the horizon are compared at so many moments, so many steps apart.
 MOMENTS, BETWEEN = 8, 128
@@ -151,6 +155,23 @@ def _judge_leftovers(
         found = judge_aperiodic(family, parameter[rows], result.state[rows], start[rows], criteria.max_steps)
         decided = rows[found.given]
         result.fate[decided], result.reason[decided] = found.fate[found.given], found.reason[found.given]
+
+
+class InitialState(eqx.Module):
+    """The state in which the run of one lane begins."""
+
+    family: Any
+
+    def __call__(self, parameter: Any, theta: Any) -> Any:
+        """The initial state of the map at ``parameter`` for the parameters ``theta``."""
+        return self.family(parameter).initial_state(theta)
+
+
+def initial_states(family: Family, parameter: np.ndarray, theta: np.ndarray) -> np.ndarray:
+    """The states in which the runs of many parameters ``theta`` begin, shape ``(lanes, state_dim)``."""
+    if type(family(parameter[0])).initial_state is StateSpace.initial_state:
+        return np.array(theta)  # the state is theta
+    return np.asarray(on_lanes(InitialState(family), (parameter, theta), block_size(16 * theta.shape[1])))
 
 
 def engine_for(

@@ -10,7 +10,7 @@ from gdmap.engines.random import BLOCK, StandardNormal, drawn_starts
 from gdmap.engines.xla import on_lanes
 from gdmap.ensembles.ensemble import environment
 from gdmap.ensembles.horizon import HorizonRun, host_bytes
-from gdmap.ensembles.iteration import Criteria
+from gdmap.ensembles.iteration import Criteria, InitialState
 from gdmap.ensembles.tendency import BLOCKS, CONFIDENCE, Cause, Tendency, judge, longest_period, mean_growth
 from gdmap.flags import flag_attributes
 from gdmap.maps import GradientDescent, Map, StepSizeFamily
@@ -19,7 +19,7 @@ from gdmap.spectra.lanczos import FAILURE
 from gdmap.spectra.many import spectral_ends
 from gdmap.sweeps.fractions import shares
 from gdmap.sweeps.starts import checked_number, resolve_starts
-from gdmap.sweeps.sweep import InitialState, checked_scales, checked_seed, checked_step_sizes, family_of
+from gdmap.sweeps.sweep import checked_scales, checked_seed, checked_step_sizes, family_of
 
 SHORTEST_WINDOW, USUAL_WINDOW = 128, 1024
 MEMORY = 2**30

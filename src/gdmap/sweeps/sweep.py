@@ -10,7 +10,6 @@ import xarray as xr
 
 from gdmap.engines.choice import checked_engine
 from gdmap.engines.trace import array_digest, trace_fingerprint
-from gdmap.engines.xla import block_size, on_lanes
 from gdmap.ensembles.ensemble import (
     ATTRIBUTES,
     annotate,
@@ -21,7 +20,7 @@ from gdmap.ensembles.ensemble import (
     trajectory_variables,
 )
 from gdmap.ensembles.fates import Fate
-from gdmap.ensembles.iteration import Criteria, engine_for, iterate_to_fate
+from gdmap.ensembles.iteration import Criteria, engine_for, initial_states, iterate_to_fate
 from gdmap.ensembles.random_fates import iterate_to_random_fate
 from gdmap.ensembles.random_iteration import SampledSteps, sampled_steps
 from gdmap.maps import GradientDescent, Map, RandomMap, StepSizeFamily, StochasticGradientDescent
@@ -210,16 +209,6 @@ def family_of(
     return StepSizeFamily(objective, make)
 
 
-class InitialState(eqx.Module):
-    """The state in which the run of one lane begins."""
-
-    family: StepSizeFamily
-
-    def __call__(self, parameter: Any, theta: Any) -> Any:
-        """The initial state of the map at ``parameter`` for the parameters ``theta``."""
-        return self.family(parameter).initial_state(theta)
-
-
 def run_chunk(
     family: StepSizeFamily | RandomFamily,
     etas: np.ndarray,
@@ -242,7 +231,7 @@ def run_chunk(
         etas_ = parameter.astype(np.float64)
         outcome = iterate_to_random_fate(family.map, etas_, thetas, numbers, family.seed, criteria, progress)
     else:
-        state = on_lanes(InitialState(family), (parameter, thetas), block_size(16 * theta.shape[1]))
+        state = initial_states(family, parameter, thetas)
         outcome = iterate_to_fate(family, parameter, state, criteria, progress, engine)
     lengths = tuple(part.stop - part.start for part in region)
     return {name: values.reshape(lengths) for name, values in trajectory_variables(outcome).items()}

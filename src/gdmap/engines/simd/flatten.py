@@ -35,7 +35,9 @@ class Name:
 
     def __init__(self, aval: Any) -> None:
         self.shape: tuple[int, ...] = tuple(aval.shape)
-        self.dtype = np.dtype(aval.dtype)
+        if not isinstance(aval.dtype, np.dtype):
+            raise Unsupported(f"numbers of type {aval.dtype}")
+        self.dtype = aval.dtype
 
 
 Operand = Name | np.ndarray
@@ -64,14 +66,28 @@ def traced(function: Callable[..., Any], *examples: Any) -> ClosedJaxpr:
         return jax.make_jaxpr(function)(*examples)
 
 
-def flat(closed: ClosedJaxpr) -> Program:
-    """The flat program of a trace."""
+def flat(closed: ClosedJaxpr, known: Mapping[int, np.ndarray] | None = None) -> Program:
+    """The flat program of a trace; inputs at the positions in ``known`` have these values."""
     inputs = tuple(Name(var.aval) for var in closed.jaxpr.invars)
+    arguments = [(known or {}).get(position, name) for position, name in enumerate(inputs)]
     equations: list[Equation] = []
     with float64():
-        consts = [np.asarray(const) for const in closed.consts]
-        outputs = _inline(closed.jaxpr, consts, list(inputs), equations)
+        consts = [constant(const) for const in closed.consts]
+        outputs = _inline(closed.jaxpr, consts, arguments, equations)
     return Program(inputs, tuple(_needed(equations, outputs)), tuple(outputs))
+
+
+def constant(value: Any) -> Any:
+    """A known value as a NumPy array, one number repeated where all are the same to the bit; keys of random numbers
+    stay what they are."""
+    if isinstance(value, jax.Array) and not isinstance(value.dtype, np.dtype):
+        return value
+    array = np.asarray(value)
+    if array.size > 1 and any(array.strides):
+        bits = np.ascontiguousarray(array).reshape(-1).view(np.uint8).reshape(array.size, -1)
+        if (bits == bits[0]).all():
+            return np.broadcast_to(array.reshape(-1)[0], array.shape)
+    return array
 
 
 def _inline(
@@ -90,19 +106,51 @@ def _inline(
         if primitive in CALLS:
             inner = equation.params[CALLS[primitive]]
             if isinstance(inner, ClosedJaxpr):
-                results = _inline(inner.jaxpr, [np.asarray(c) for c in inner.consts], operands, equations)
+                results = _inline(inner.jaxpr, [constant(c) for c in inner.consts], operands, equations)
             else:
                 results = _inline(inner, [], operands, equations)
-        elif all(isinstance(operand, np.ndarray) for operand in operands) and not equation.effects:
+        elif not any(isinstance(operand, Name) for operand in operands) and not equation.effects:
             bound = equation.primitive.bind(*operands, **equation.params)
             values = bound if equation.primitive.multiple_results else [bound]
-            results = [np.asarray(value) for value in values]
+            results = [constant(value) for value in values]
         else:
             names = tuple(Name(var.aval) for var in equation.outvars)
             equations.append(Equation(primitive, tuple(operands), equation.params, names))
             results = list(names)
         known.update(zip(equation.outvars, results, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
+
+
+def identity_of(program: Program) -> tuple[Any, ...]:
+    """What a program computes, as a key: equal for programs that differ in the names of their values alone.
+
+    (The text of a trace is no such key: it leaves out the constants that inner functions closed over.)
+    """
+    numbers = {id(name): number for number, name in enumerate(program.inputs)}
+
+    def seen(operand: Any) -> Any:
+        if isinstance(operand, Name):
+            return numbers[id(operand)]
+        array = np.asarray(operand)
+        return array.dtype.str, array.shape, array.tobytes()
+
+    equations = []
+    for equation in program.equations:
+        operands = tuple(map(seen, equation.operands))
+        for result in equation.results:
+            numbers[id(result)] = len(numbers)
+        params = tuple((key, _param_key(value)) for key, value in sorted(equation.params.items()))
+        equations.append((equation.primitive, operands, params, tuple(result.shape for result in equation.results)))
+    kinds = tuple((name.shape, name.dtype.str) for name in program.inputs)
+    return kinds, tuple(equations), tuple(map(seen, program.outputs))
+
+
+def _param_key(value: Any) -> Any:
+    if isinstance(value, ClosedJaxpr):
+        return identity_of(flat(value))
+    if isinstance(value, tuple | list):
+        return tuple(map(_param_key, value))
+    return str(value)
 
 
 def _needed(equations: list[Equation], outputs: list[Operand]) -> Iterator[Equation]:

@@ -9,7 +9,7 @@ import math
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -476,7 +476,7 @@ class _Nest:
             index = Index((*place, *inner), (*variables, *counters))
             if way == len(partial):
                 partial.append(writer.element(argument, index, known))
-            elif fold.operation == "add" and isinstance(argument, Apply) and argument.operation == "mul":
+            elif fold.operation == "add" and fold.dtype.kind == "f" and is_product(argument):
                 a, b = (writer.element(factor, index, known) for factor in argument.arguments)
                 partial[way] = multiply_add(writer, a, b, partial[way])
             else:
@@ -493,6 +493,11 @@ class _Nest:
 def writer_limit(writer: Writer) -> int:
     """Operations that one store may write out without loops."""
     return STRAIGHT_SMALL if writer.module.small else STRAIGHT
+
+
+def is_product(expression: Expression) -> TypeGuard[Apply]:
+    """Whether the expression multiplies two others."""
+    return isinstance(expression, Apply) and expression.operation == "mul"
 
 
 def multiply_add(writer: Writer, a: str, b: str, c: str) -> str:
@@ -519,9 +524,8 @@ def identity(fold: Fold) -> Any:
     lowest, highest = (-np.inf, np.inf) if kind == "f" else (False, True)
     if kind in "iu":
         lowest, highest = np.iinfo(fold.dtype).min, np.iinfo(fold.dtype).max
-    return {"add": 0, "mul": 1, "max": lowest, "min": highest, "and": -1 if kind in "iu" else True, "or": 0, "xor": 0}[
-        fold.operation
-    ]
+    ones = {"b": True, "i": -1, "u": highest}.get(kind)
+    return {"add": 0, "mul": 1, "max": lowest, "min": highest, "and": ones, "or": 0, "xor": 0}[fold.operation]
 
 
 def cost_of(expression: Expression) -> int:

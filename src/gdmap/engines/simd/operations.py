@@ -91,6 +91,20 @@ def apply_to_integers(writer: "Writer", expression: Apply, arguments: list[str])
         operation = "or"
     if truth and operation in ("mul", "min"):
         operation = "and"
+    if operation.startswith("shift"):
+        return shift(writer, operation, kind, dtype, arguments)
+    if operation in ("div", "rem") and not truth:
+        return quotient(writer, operation, kind, dtype, arguments)
+    if operation == "sign" and not truth:
+        one = f"splat (i{8 * dtype.itemsize} 1)"
+        size = writer.emit(f"call {kind} @llvm.umin.v{writer.module.lanes}i{8 * dtype.itemsize}({kind} {arguments[0]}, {kind} {one})")
+        writer.module.declarations[
+            f"declare {kind} @llvm.umin.v{writer.module.lanes}i{8 * dtype.itemsize}({kind}, {kind})"
+        ] = None
+        if dtype.kind == "u":
+            return size
+        negative = writer.emit(f"ashr {kind} {arguments[0]}, splat (i{8 * dtype.itemsize} {8 * dtype.itemsize - 1})")
+        return writer.emit(f"or {kind} {negative}, {size}")
     if operation in INTEGER_ARITHMETIC:
         return writer.emit(f"{INTEGER_ARITHMETIC[operation]} {kind} {arguments[0]}, {arguments[1]}")
     if operation in INTEGER_COMPARISONS:
@@ -110,6 +124,42 @@ def apply_to_integers(writer: "Writer", expression: Apply, arguments: list[str])
         condition = writer.module.vector(np.dtype(bool))
         return writer.emit(f"select {condition} {negative}, {kind} {negated}, {kind} {arguments[0]}")
     raise Unsupported(f"the operation {operation} on {dtype}")
+
+
+def shift(writer: "Writer", operation: str, kind: str, dtype: np.dtype, arguments: list[str]) -> str:
+    """A shift; by the width or more (in LLVM undefined) it leaves zeros, or nothing but the sign."""
+    bits, condition = 8 * dtype.itemsize, writer.module.vector(np.dtype(bool))
+    value, count = arguments
+    within = writer.emit(f"icmp ult {kind} {count}, splat (i{bits} {bits})")
+    last = f"splat (i{bits} {bits - 1})"
+    count = writer.emit(f"select {condition} {within}, {kind} {count}, {kind} {last}")
+    found = writer.emit(f"{INTEGER_ARITHMETIC[operation]} {kind} {value}, {count}")
+    if operation == "shift_right_arithmetic":
+        return found
+    return writer.emit(f"select {condition} {within}, {kind} {found}, {kind} zeroinitializer")
+
+
+def quotient(writer: "Writer", operation: str, kind: str, dtype: np.dtype, arguments: list[str]) -> str:
+    """Division of integers towards zero, or its remainder, with XLA's values where there is none: by zero -1 and the
+    number itself; the lowest number by -1 is itself, remainder 0."""
+    condition, bits = writer.module.vector(np.dtype(bool)), 8 * dtype.itemsize
+    ones, one, letter = f"splat (i{bits} -1)", f"splat (i{bits} 1)", "s" if dtype.kind == "i" else "u"
+    a, b = arguments
+
+    def select(test: str, yes: str, no: str) -> str:
+        return writer.emit(f"select {condition} {test}, {kind} {yes}, {kind} {no}")
+
+    zero = writer.emit(f"icmp eq {kind} {b}, zeroinitializer")
+    safe = select(zero, one, b)
+    if letter == "s":
+        minus = writer.emit(f"icmp eq {kind} {b}, {ones}")
+        safe = select(minus, one, safe)
+    found = writer.emit(f"{letter}{operation} {kind} {a}, {safe}")
+    if operation == "rem":
+        return select(zero, a, found)
+    if letter == "s":
+        found = select(minus, writer.emit(f"sub {kind} zeroinitializer, {a}"), found)
+    return select(zero, ones, found)
 
 
 def intrinsic(writer: "Writer", name: str, arguments: list[str]) -> str:

@@ -7,8 +7,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from gdmap.engines.simd.flatten import Equation, Name, Operand, Program, Unsupported, flat
-from gdmap.engines.simd.nests import Index, Module, Writer, cost_of
+from gdmap.engines.precision import float64
+from gdmap.engines.simd.flatten import Equation, Name, Operand, Program, Unsupported, flat, identity_of
+from gdmap.engines.simd.nests import Index, Module, Writer, cost_of, reshaped_in
 from gdmap.engines.simd.operations import COST
 from gdmap.engines.simd.tensors import (
     Apply,
@@ -35,7 +36,7 @@ ELEMENTWISE = {
         *FUNCTIONS,
     )
 } | {"add_any": "add"}
-IDENTITIES = ("copy", "copy_p", "stop_gradient", "optimization_barrier", "reduce_precision", "mutable_array")
+IDENTITIES = ("copy", "copy_p", "stop_gradient", "optimization_barrier")
 COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge", "is_finite")
 FOLDS = {
     "reduce_sum": "add",
@@ -50,6 +51,8 @@ FOLDS = {
 CHEAP = 4
 # Larger tables of which element goes where are no job for straight-line code.
 LONGEST_TAKE = 4096
+# What lies deeper than so many operations is stored: the translation recurs.
+DEEPEST = 100
 
 
 class Builder:
@@ -57,6 +60,8 @@ class Builder:
 
     def __init__(self, writer: Writer) -> None:
         self.writer, self.module = writer, writer.module
+        # Inside branches, what the program around them reads must stay.
+        self.branches = 0
 
     def run(self, program: Program, inputs: Sequence[Expression], into: Sequence[View | None] = ()) -> list[Expression]:
         """The outputs of a program as expressions; those with a place in ``into`` are stored there."""
@@ -79,7 +84,7 @@ class Builder:
             results = self.equation(equation, operands)
             for name, result in zip(equation.results, results, strict=True):
                 count = uses.get(id(name), 0)
-                if count > 1 and not self.is_cheap(result):
+                if (count > 1 and not self.is_cheap(result)) or result.depth > DEEPEST:
                     result = self.stored(result)
                 if count:
                     values[id(name)] = result
@@ -100,6 +105,8 @@ class Builder:
 
     def _release(self, values: dict[int, Expression], results: Sequence[Expression], inputs: Sequence[Expression]) -> None:
         """Memory that nothing reads any more may be used again."""
+        if self.branches:
+            return
         live = {buffer.pointer for value in (*values.values(), *results, *inputs) for buffer in buffers_of(value)}
         owned = self.writer.owned
         for pointer, buffer in list(owned.items()):
@@ -145,7 +152,7 @@ class Builder:
             return [self.elementwise(ELEMENTWISE[primitive], operands, result)]
         if primitive in FOLDS:
             return [self._fold(FOLDS[primitive], operands[0], params["axes"])]
-        method: Any = getattr(self, f"_{primitive}", None)
+        method: Any = getattr(self, f"_{primitive.replace('-', '_')}", None)
         if method is None:
             raise Unsupported(f"the primitive {primitive}")
         return [method(equation, *operands)]
@@ -153,10 +160,17 @@ class Builder:
     def elementwise(self, operation: str, operands: Sequence[Expression], result: Name) -> Expression:
         """An operation on operands of one shape, scalars, or shapes with axes of length 1."""
         dtype = result.dtype
-        if operation == "div" and dtype.kind != "f":
-            raise Unsupported("division of integers")
         arguments = [self.aligned(operand, result.shape) for operand in operands]
-        return combined(lambda parts: simplified(operation, tuple(parts), dtype), arguments)
+        return self.combined(lambda parts: simplified(operation, tuple(parts), dtype), arguments)
+
+    def combined(
+        self, make: Callable[[Sequence[Expression]], Expression], arguments: Sequence[Expression]
+    ) -> Expression:
+        """An elementwise operation box by box, on stored arguments where they cannot be cut."""
+        try:
+            return combined(make, arguments)
+        except NeedsBuffer:
+            return make([self.operand(argument) for argument in arguments])
 
     def aligned(self, operand: Expression, shape: tuple[int, ...]) -> Expression:
         """An operand in the shape of the result."""
@@ -211,9 +225,12 @@ class Builder:
 
     def _pow(self, equation: Equation, x: Expression, y: Expression) -> Expression:
         result = equation.results[0]
-        if y.dtype.kind != "f":
-            y = Apply("convert", (y,), np.dtype(np.float64))
-        return self.elementwise("pow", [x, y], result)
+        return self.elementwise("pow", [self.converted(x, result.dtype), self.converted(y, result.dtype)], result)
+
+    def _reduce_precision(self, equation: Equation, x: Expression) -> Expression:
+        if (equation.params["exponent_bits"], equation.params["mantissa_bits"]) != (11, 52):
+            raise Unsupported("the primitive reduce_precision")
+        return x
 
     def _round(self, equation: Equation, x: Expression) -> Expression:
         away = int(equation.params["rounding_method"]) == 0
@@ -237,17 +254,21 @@ class Builder:
 
     def _selected(self, test: Expression, yes: Expression, no: Expression, result: Name) -> Expression:
         arguments = [self.aligned(operand, result.shape) for operand in (test, yes, no)]
-        return combined(lambda parts: Apply("select", tuple(parts), result.dtype), arguments)
+        return self.combined(lambda parts: Apply("select", tuple(parts), result.dtype), arguments)
 
     def _convert_element_type(self, equation: Equation, x: Expression) -> Expression:
-        dtype = equation.results[0].dtype
+        return self.converted(x, equation.results[0].dtype)
+
+    def converted(self, x: Expression, dtype: np.dtype) -> Expression:
+        """The numbers in another type."""
         if dtype == x.dtype:
             return x
-        return combined(lambda parts: Apply("convert", tuple(parts), dtype), [x])
+        return self.combined(lambda parts: Apply("convert", tuple(parts), dtype), [x])
 
     def _dot_general(self, equation: Equation, left: Expression, right: Expression) -> Expression:
         (left_sum, right_sum), (left_batch, right_batch) = equation.params["dimension_numbers"]
-        left, right = (self.operand(side) for side in (left, right))
+        dtype = equation.results[0].dtype
+        left, right = (self.operand(self.converted(side, dtype)) for side in (left, right))
         left_free = [a for a in range(len(left.shape)) if a not in (*left_sum, *left_batch)]
         right_free = [a for a in range(len(right.shape)) if a not in (*right_sum, *right_batch)]
         batch = [left.shape[a] for a in left_batch]
@@ -322,13 +343,14 @@ class Builder:
 
     def plain_box(self, x: Expression) -> Expression:
         """An expression that can be cut into boxes."""
-        return x if isinstance(x, View | Constant | Apply) else self.stored(x)
+        whole = isinstance(x, Apply) and not any(True for _ in reshaped_in(x))
+        return x if whole or isinstance(x, View | Constant) else self.stored(x)
 
     def _known_starts(
         self, starts: Sequence[Expression], shape: Sequence[int], sizes: Sequence[int]
     ) -> tuple[int, ...]:
         if not all(isinstance(start, Constant) for start in starts):
-            raise Unsupported("slices that begin where the numbers say")
+            raise Unsupported("the primitive dynamic_slice where the numbers say")
         known = [int(start.array) for start in starts if isinstance(start, Constant)]
         return tuple(min(max(a, 0), n - m) for a, n, m in zip(known, shape, sizes, strict=True))
 
@@ -344,13 +366,13 @@ class Builder:
                 pieces.append((corner, around.sliced(corner, stops, [1] * len(stops))))
         if len(pieces) == 1:
             return pieces[0][1]
-        return Pieces(tuple(pieces), around.shape, around.dtype)
+        return Pieces(tuple(pieces), around.shape, around.dtype) if pieces else around
 
     def _pad(self, equation: Equation, x: Expression, filling: Expression) -> Expression:
         shape = equation.results[0].shape
         config = [tuple(map(int, entry)) for entry in equation.params["padding_config"]]
         if any(inner for _, _, inner in config):
-            return self._padded_inside(x, filling, shape, config)
+            return self._padded_inside(equation, x, filling, config)
         starts = [max(0, -low) for low, _, _ in config]
         stops = [n - max(0, -high) for n, (_, high, _) in zip(x.shape, config, strict=True)]
         if any(starts) or stops != list(x.shape):
@@ -359,13 +381,14 @@ class Builder:
         return self._placed(x, tuple(max(0, low) for low, _, _ in config), around)
 
     def _padded_inside(
-        self, x: Expression, filling: Expression, shape: tuple[int, ...], config: list[tuple[int, ...]]
+        self, equation: Equation, x: Expression, filling: Expression, config: list[tuple[int, ...]]
     ) -> Expression:
-        if not isinstance(filling, Constant) or filling.array != 0 or x.dtype.kind != "f":
-            raise Unsupported("padding between elements with anything but zeros")
-        numbers = np.arange(x.size).reshape(x.shape)
-        padded = np.asarray(jax.lax.pad(numbers, np.asarray(-1, numbers.dtype), config))
-        return self._taken(x, padded)
+        numbers = np.arange(x.size, dtype=np.int32).reshape(x.shape)
+        padded = np.asarray(jax.lax.pad(numbers, np.int32(-1), config))
+        taken = self._taken(x, padded)
+        if isinstance(filling, Constant) and not filling.array.any():
+            return taken
+        return self._selected(Constant(padded >= 0), taken, filling, equation.results[0])
 
     def _concatenate(self, equation: Equation, *parts: Expression) -> Expression:
         axis, at, pieces = equation.params["dimension"], 0, []
@@ -376,11 +399,15 @@ class Builder:
             if part.size:
                 pieces.append((tuple(corner), part))
         shape = equation.results[0].shape
+        if not pieces:
+            return Constant(np.zeros(shape, parts[0].dtype))
         return pieces[0][1] if len(pieces) == 1 else Pieces(tuple(pieces), shape, parts[0].dtype)
 
     def _taken(self, x: Expression, numbers: np.ndarray) -> Expression:
         if numbers.size > LONGEST_TAKE:
             raise Unsupported(f"gathering {numbers.size} elements one by one")
+        if not x.size:
+            return Constant(np.zeros(numbers.shape, x.dtype))
         source = self.moved(x, lambda value: value.reshaped((x.size,)))
         if isinstance(source, Constant):
             return Constant(np.where(numbers < 0, np.zeros((), x.dtype), source.array[numbers]))
@@ -388,7 +415,7 @@ class Builder:
 
     def _gather(self, equation: Equation, x: Expression, indices: Expression) -> Expression:
         if not isinstance(indices, Constant):
-            raise Unsupported("gathering where the numbers say")
+            raise Unsupported("the primitive gather where the numbers say")
         params = dict(equation.params)
         if "FILL" in str(params["mode"]) and x.dtype.kind == "f":
             # What lies outside becomes the fill value: only where nothing does is this a choice of elements.
@@ -401,7 +428,7 @@ class Builder:
 
     def _scatter_add(self, equation: Equation, x: Expression, indices: Expression, updates: Expression) -> Expression:
         if not isinstance(indices, Constant) or x.dtype.kind != "f":
-            raise Unsupported("scattering where the numbers say")
+            raise Unsupported("the primitive scatter where the numbers say")
         if x.size * updates.size > 2**22:
             raise Unsupported(f"scattering {updates.size} elements over {x.size}")
         # The linear map from updates to sums, column by column: where each update goes.
@@ -411,22 +438,36 @@ class Builder:
         def placed(column: Any) -> Any:
             return jax.lax.scatter_add_p.bind(zeros, indices.array, column, **equation.params)
 
-        goes = np.asarray(jax.vmap(placed)(columns)).reshape(updates.size, x.size)
+        with float64():
+            goes = np.asarray(jax.vmap(placed)(columns)).reshape(updates.size, x.size)
+        updates = self.operand(updates)
         sources = [np.flatnonzero(goes[:, number]) for number in range(x.size)]
         found = x
         for turn in range(max((len(source) for source in sources), default=0)):
             numbers = np.array([source[turn] if turn < len(source) else -1 for source in sources])
             taken = self._taken(updates, numbers.reshape(x.shape))
             found = self.elementwise("add", [found, taken], equation.results[0])
-            updates = updates if isinstance(updates, View | Constant) else self.stored(updates)
         return found
+
+    def _scatter(self, equation: Equation, x: Expression, indices: Expression, updates: Expression) -> Expression:
+        if not isinstance(indices, Constant):
+            raise Unsupported("the primitive scatter where the numbers say")
+        before = np.full(x.shape, -1, np.int32)
+        order = np.arange(updates.size, dtype=np.int32).reshape(updates.shape)
+        with float64():
+            goes = np.asarray(jax.lax.scatter_p.bind(before, indices.array, order, **equation.params))
+        taken = self._taken(updates, goes)
+        return self._selected(Constant(goes >= 0), taken, x, equation.results[0])
 
     # -- control -----------------------------------------------------------------------------------------------
 
     def _cond(self, equation: Equation, operands: list[Expression]) -> list[Expression]:
         which, *arguments = operands
         arguments = [self.operand(argument) for argument in arguments]
-        branches = [self.run(flat(branch), arguments) for branch in equation.params["branches"]]
+        known = {p: value.array for p, value in enumerate(arguments) if isinstance(value, Constant)}
+        self.branches += 1
+        branches = [self.run(flat(branch, known), arguments) for branch in equation.params["branches"]]
+        self.branches -= 1
         which = self.operand(which)
         found = list(branches[0])
         for number, branch in enumerate(branches[1:], 1):
@@ -439,10 +480,11 @@ class Builder:
     def _scan(self, equation: Equation, operands: list[Expression]) -> list[Expression]:
         params = equation.params
         consts, carries = params["num_consts"], params["num_carry"]
-        length, body = int(params["length"]), flat(params["jaxpr"])
-        shared = [self.operand(operand) for operand in operands[:consts]]
+        shared = [value if isinstance(value, Constant) else self.stored(value) for value in operands[:consts]]
+        known = {position: value.array for position, value in enumerate(shared) if isinstance(value, Constant)}
+        length, body = int(params["length"]), flat(params["jaxpr"], known)
         initial, sequences = operands[consts : consts + carries], operands[consts + carries :]
-        return Scan(self, body, shared, initial, sequences, length, params["reverse"]).write(str(params["jaxpr"]))
+        return Scan(self, body, shared, initial, sequences, length, params["reverse"]).write(identity_of(body))
 
 
 def is_elementwise(expression: Expression) -> bool:
@@ -489,14 +531,17 @@ class Scan:
         self.body, self.length, self.reverse = body, length, reverse
         self.shared, self.initial, self.sequences = list(shared), list(initial), list(sequences)
 
-    def write(self, identity: str) -> list[Expression]:
+    def write(self, identity: Any) -> list[Expression]:
         """The results of the loop: what it carried last, and what it recorded."""
         writer, module, body = self.writer, self.module, self.body
         n_shared, n_carried = len(self.shared), len(self.initial)
         names = body.inputs[n_shared : n_shared + n_carried]
         # What the body passes on unchanged is read where it is.
         moving = [p for p, name in enumerate(names) if body.outputs[p] is not name]
-        results = [self.builder.operand(value) if p not in moving else value for p, value in enumerate(self.initial)]
+        results = [
+            value if p in moving or isinstance(value, Constant) else self.builder.stored(value)
+            for p, value in enumerate(self.initial)
+        ]
         recorded = body.outputs[n_carried:]
         histories = [
             View.whole(writer.allocate(self.length * math.prod(shape), dtype), (self.length, *shape))
@@ -597,7 +642,7 @@ class Parameters:
 
 def function_of(
     module: Module,
-    identity: str,
+    identity: Any,
     body: Program,
     inputs: Sequence[Expression],
     outputs: Sequence[View | None],

@@ -33,7 +33,9 @@ STRETCH_SMALL, STRETCH = 128, 64
 # From this age on the search for periods becomes rarer: so many rounds, then none until the age has doubled.
 ROUNDS_BEFORE_DOUBLING = 16
 # Lanes are packed anew when fewer than this share of them still run.
-FULL = 0.75
+FULL = 0.875
+# Stretches between two counts of the lanes that still run, at least.
+SLICE = 16
 # Steps that are looked at one by one after a stretch that was not plain; doubled each time one trajectory needs it.
 PATIENCE = 256
 
@@ -106,8 +108,9 @@ class NativeRun:
         """Whether the lane moves on to ``newest``, ``count`` steps later, and whether the look was not plain."""
         size, move, way = squares(newest), squares(newest - previous), squares(newest - lane["start"])
         eps = jnp.finfo(newest.dtype).eps
-        # At least wherever a step is negligible when its length is measured exactly.
-        small = move <= 2.0 * (self.tolerances.step**2 * way + 4 * eps**2 * size)
+        # The square of |move| <= tolerance |way| + 2 eps |size|, with room for its rounding.
+        a, b = self.tolerances.step**2 * way, 4 * eps**2 * size
+        small = move <= (1 + 1e-9) * (a + b + 2 * jnp.sqrt(a * b))
         due = (lane["steps"] + count >= lane["retry_at"]) | (lane["renew"] < 0)
         alert = ~(size <= lane["escape"]) | (small & due)
         here = (lane["signal"] == RUNNING) & (lane["steps"] + count <= lane["limit"])
@@ -209,19 +212,29 @@ class NativeRun:
             alerts.append(self._packed(lanes, ends, max_steps, iter([(0, -1)])))
         return np.concatenate(alerts)
 
-    def _rounds(self) -> Iterator[tuple[int, int]]:
-        """Stretches before each search for a period, and whether the search renews the reference."""
+    def _rounds(self) -> Iterator[tuple[int, int | None]]:
+        """Stretches, and then whether a search for a period follows that renews the reference (none: no search)."""
         age = 0
         while True:
             length = ROUND
-            doubling = 2 ** (max(age, 1).bit_length() - 1)
-            if age >= ROUNDS_BEFORE_DOUBLING * ROUND and age - doubling >= ROUNDS_BEFORE_DOUBLING * ROUND:
-                length = 2 * doubling - age
+            if age >= ROUNDS_BEFORE_DOUBLING * ROUND:
+                doubling = 2 ** (age.bit_length() - 1)
+                since = (age - doubling) // ROUND
+                # Every period that divides one of the first 16 multiples of a round divides one of the last 8.
+                if since == 0:
+                    length = 9 * ROUND
+                elif since >= ROUNDS_BEFORE_DOUBLING:
+                    length = 2 * doubling - age
             age += length
+            left = (length - self.window) // self.stretch
+            part = max(SLICE, left // 8)
+            while left > part:
+                yield part, None
+                left -= part
             rounds = age // ROUND
-            yield (length - self.window) // self.stretch, int(rounds & (rounds - 1) == 0)
+            yield left, int(rounds & (rounds - 1) == 0)
 
-    def _packed(self, lanes: Lanes, rows: np.ndarray, limit: int, rounds: Iterator[tuple[int, int]]) -> np.ndarray:
+    def _packed(self, lanes: Lanes, rows: np.ndarray, limit: int, rounds: Iterator[tuple[int, int | None]]) -> np.ndarray:
         """Run stretches and searches on packed lanes until all have halted; the rows whose look was not plain."""
         alerts = [rows[:0]]
         while rows.size:
@@ -235,11 +248,11 @@ class NativeRun:
                 stretches, renew = following
                 if stretches:
                     self._stretch([blocks[name] for name in names], stretches)
-                # A lane that halted for want of room for a stretch may have room for the search, and the other way.
-                blocks["renew"][...] = renew
-                if renew < 0:
-                    blocks["halted"][...] = blocks["signal"] != RUNNING
-                self._window([blocks[name] for name in names], 1)
+                if renew is not None:
+                    blocks["renew"][...] = renew
+                    if renew < 0:
+                        blocks["halted"][...] = blocks["signal"] != RUNNING
+                    self._window([blocks[name] for name in names], 1)
                 active = rows.size - int(np.count_nonzero(self._column(blocks["halted"], rows.size)))
             self._unpack(lanes, rows, blocks)
             halted = self._column(blocks["halted"], rows.size) != 0

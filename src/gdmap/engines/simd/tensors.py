@@ -34,6 +34,8 @@ class Expression:
 
     shape: Shape
     dtype: np.dtype
+    depth: int = 0
+    """How many operations lie upon one another."""
 
     @property
     def size(self) -> int:
@@ -157,6 +159,9 @@ class Apply(Expression):
     arguments: tuple[Expression, ...]
     dtype: np.dtype
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "depth", 1 + max(argument.depth for argument in self.arguments))
+
     @property
     def shape(self) -> Shape:  # type: ignore[override]
         return self.arguments[0].shape
@@ -188,6 +193,9 @@ class Fold(Expression):
     operation: str
     argument: Expression
     shape: Shape
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "depth", 1 + self.argument.depth)
 
     @property
     def dtype(self) -> np.dtype:  # type: ignore[override]
@@ -223,6 +231,9 @@ class Reshaped(Expression):
 
     argument: Expression
     shape: Shape
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "depth", 1 + self.argument.depth)
 
     @property
     def dtype(self) -> np.dtype:  # type: ignore[override]
@@ -276,6 +287,9 @@ class Pieces(Expression):
     shape: Shape
     dtype: np.dtype
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "depth", max(piece.depth for _, piece in self.pieces))
+
     def permuted(self, axes: Sequence[int]) -> "Pieces":
         pieces = tuple((tuple(at[a] for a in axes), piece.permuted(axes)) for at, piece in self.pieces)
         return Pieces(pieces, tuple(self.shape[a] for a in axes), self.dtype)
@@ -292,6 +306,8 @@ class Pieces(Expression):
                 part = part_of(piece, *inner)
                 kept.append((tuple(a - b for a, b in zip(low, starts, strict=True)), part))
         shape = lengths(starts, stops, steps)
+        if not kept:
+            return Constant(np.zeros(shape, self.dtype))
         return kept[0][1] if len(kept) == 1 else Pieces(tuple(kept), shape, self.dtype)
 
 
