@@ -68,7 +68,12 @@ def sweep(
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the starts.")] = SweepTable.seed,
     max_steps: Annotated[int, typer.Option(help="The horizon in steps.")] = SweepTable.max_steps,
-    chunk_size: Annotated[int, typer.Option(help="Trajectories between writes.")] = SweepTable.chunk_size,
+    chunk_size: Annotated[
+        int | None, typer.Option(help="Trajectories between writes [as many as 64 MiB hold].")
+    ] = SweepTable.chunk_size,
+    engine: Annotated[
+        str | None, typer.Option(help="What iterates: simd or xla [chosen by the map].")
+    ] = SweepTable.engine,
     json_: Json = False,
     out: Out = None,
 ) -> None:
@@ -86,6 +91,7 @@ def sweep(
         seed=seed,
         max_steps=max_steps,
         chunk_size=chunk_size,
+        engine=engine,
     )
     described = described_study(
         study, digits, inputs, targets, one_hot, components, centre, input_scale, hidden, objective, table

@@ -35,6 +35,8 @@ from gdmap.spectra.dense import for_each
 
 # The orbit is seen through so many coordinates: the state itself, or random projections of it.
 SEEN = 4
+# Parameters up to which orbits are examined in wide blocks.
+NARROW = 8
 CHUNK = 1024
 # Windows, in chunks, each tried if the one before did not decide; GROUP trajectories at a time.
 WINDOWS, GROUP = (4, 16, 64), 64
@@ -143,7 +145,9 @@ class Examined:
         self.direction = direction / np.linalg.norm(direction)
         map_ = family(parameter[0])
         self.periods = map_.periods if isinstance(map_, Torus) and dim <= SEEN else np.full(dim, np.inf)
-        self.block = block_size(8 * (12 * dim + CHUNK * (len(self.projection) + 1)), largest=GROUP)
+        # Few orbits of many parameters are examined: wide blocks would be mostly padding.
+        largest = GROUP if dim <= NARROW else GROUP // 8
+        self.block = block_size(8 * (12 * dim + CHUNK * (len(self.projection) + 1)), largest)
 
     def go_on(self) -> Seen:
         """What is seen in the next chunk."""

@@ -50,7 +50,8 @@ class SweepTable:
     scale: float | tuple[float, ...] = 1.0
     seed: int = 0
     max_steps: int = 10_000
-    chunk_size: int = 2048
+    chunk_size: int | None = None
+    engine: str | None = None
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,7 @@ class Study:
             scale=scale,
             seed=table.seed,
             chunk_size=table.chunk_size,
+            engine=table.engine,
             store=store,
             progress=progress,
         )

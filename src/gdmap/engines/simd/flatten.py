@@ -16,6 +16,7 @@ CALLS = {
     "closed_call": "call_jaxpr",
     "core_call": "call_jaxpr",
     "remat": "jaxpr",
+    "remat2": "jaxpr",
     "checkpoint": "jaxpr",
     "custom_jvp_call": "call_jaxpr",
     "custom_vjp_call": "call_jaxpr",
@@ -109,7 +110,11 @@ def _inline(
                 results = _inline(inner.jaxpr, [constant(c) for c in inner.consts], operands, equations)
             else:
                 results = _inline(inner, [], operands, equations)
-        elif not any(isinstance(operand, Name) for operand in operands) and not equation.effects:
+        elif equation.effects:
+            raise Unsupported(
+                f"the primitive {primitive} with its effects ({', '.join(map(str, equation.effects))})"
+            )
+        elif not any(isinstance(operand, Name) for operand in operands):
             bound = equation.primitive.bind(*operands, **equation.params)
             values = bound if equation.primitive.multiple_results else [bound]
             results = [constant(value) for value in values]
@@ -140,7 +145,9 @@ def identity_of(program: Program) -> tuple[Any, ...]:
         for result in equation.results:
             numbers[id(result)] = len(numbers)
         params = tuple((key, _param_key(value)) for key, value in sorted(equation.params.items()))
-        equations.append((equation.primitive, operands, params, tuple(result.shape for result in equation.results)))
+        equations.append(
+            (equation.primitive, operands, params, tuple(result.shape for result in equation.results))
+        )
     kinds = tuple((name.shape, name.dtype.str) for name in program.inputs)
     return kinds, tuple(equations), tuple(map(seen, program.outputs))
 

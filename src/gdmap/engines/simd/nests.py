@@ -6,7 +6,6 @@ number loaded serves all of the tile. The generator unrolls; LLVM is not asked t
 
 import itertools
 import math
-import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeGuard
@@ -14,7 +13,7 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from gdmap.engines.simd.flatten import Unsupported
-from gdmap.engines.simd.operations import COST, apply
+from gdmap.engines.simd.operations import COST, apply, literal
 from gdmap.engines.simd.tensors import (
     Apply,
     Buffer,
@@ -43,9 +42,7 @@ class Module:
     def __init__(self, lanes: int, registers: int, fused: bool, small: bool, width: int) -> None:
         """``lanes`` fill ``registers`` vector registers; in a ``small`` module all functions become one."""
         self.lanes, self.registers, self.fused, self.small = lanes, registers, fused, small
-        self.attributes = (
-            f'nounwind "prefer-vector-width"="{width}" "min-legal-vector-width"="{width}" "no-trapping-math"="true"'
-        )
+        self.attributes = f'nounwind "prefer-vector-width"="{width}" "min-legal-vector-width"="{width}" "no-trapping-math"="true"'
         self.known: dict[Any, str] = {}
         self.functions: list[str] = []
         self.tables: dict[tuple[str, bytes], Buffer] = {}
@@ -86,13 +83,6 @@ def element_type(dtype: np.dtype, memory: bool = False) -> str:
     if dtype.kind in "iu":
         return f"i{8 * dtype.itemsize}"
     raise Unsupported(f"numbers of type {dtype}")
-
-
-def literal(number: Any) -> str:
-    """A number as LLVM writes it, exact to the bit."""
-    if isinstance(number, np.floating | float):
-        return f"0x{struct.unpack('<Q', struct.pack('<d', float(number)))[0]:016X}"
-    return str(int(number))
 
 
 class Writer:
@@ -394,7 +384,9 @@ class _Nest:
         cost = max(1, cost_of(fold.argument))
         if not terms:
             return [writer.immediate(identity(fold), fold.dtype)] * len(places)
-        unrolled = takes_anywhere(fold.argument) or terms * len(places) * cost <= (writer_limit(writer) if self.straight else TURN // writer.module.registers)
+        unrolled = takes_anywhere(fold.argument) or terms * len(places) * cost <= (
+            writer_limit(writer) if self.straight else TURN // writer.module.registers
+        )
         # A single sum would wait for each addition: several partial ones do not.
         ways = max(1, min(terms, IN_FLIGHT // writer.module.registers // len(places)))
         if unrolled:
@@ -404,7 +396,9 @@ class _Nest:
             return [self._joined(fold, partial) for partial in sums]
         return self._rolled(fold, places, variables, cost)
 
-    def _rolled(self, fold: Fold, places: list[tuple[int, ...]], variables: tuple[str, ...], cost: int) -> list[str]:
+    def _rolled(
+        self, fold: Fold, places: list[tuple[int, ...]], variables: tuple[str, ...], cost: int
+    ) -> list[str]:
         writer, extents = self.writer, fold.extents
         kind = writer.module.vector(fold.dtype)
         # From the last axis on, axes are written out while a turn stays short; the rest are loops.

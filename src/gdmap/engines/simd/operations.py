@@ -1,6 +1,7 @@
 """Element-by-element operations as LLVM instructions on vectors of lanes."""
 
-from typing import TYPE_CHECKING
+import struct
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -35,6 +36,13 @@ INTRINSICS = {
     "round_even": "roundeven",
     "round_away": "round",
 }
+
+
+def literal(number: Any) -> str:
+    """A number as LLVM writes it, exact to the bit."""
+    if isinstance(number, np.floating | float):
+        return f"0x{struct.unpack('<Q', struct.pack('<d', float(number)))[0]:016X}"
+    return str(int(number))
 
 
 def apply(writer: "Writer", expression: Apply, arguments: list[str]) -> str:
@@ -97,13 +105,17 @@ def apply_to_integers(writer: "Writer", expression: Apply, arguments: list[str])
         return quotient(writer, operation, kind, dtype, arguments)
     if operation == "sign" and not truth:
         one = f"splat (i{8 * dtype.itemsize} 1)"
-        size = writer.emit(f"call {kind} @llvm.umin.v{writer.module.lanes}i{8 * dtype.itemsize}({kind} {arguments[0]}, {kind} {one})")
+        size = writer.emit(
+            f"call {kind} @llvm.umin.v{writer.module.lanes}i{8 * dtype.itemsize}({kind} {arguments[0]}, {kind} {one})"
+        )
         writer.module.declarations[
             f"declare {kind} @llvm.umin.v{writer.module.lanes}i{8 * dtype.itemsize}({kind}, {kind})"
         ] = None
         if dtype.kind == "u":
             return size
-        negative = writer.emit(f"ashr {kind} {arguments[0]}, splat (i{8 * dtype.itemsize} {8 * dtype.itemsize - 1})")
+        negative = writer.emit(
+            f"ashr {kind} {arguments[0]}, splat (i{8 * dtype.itemsize} {8 * dtype.itemsize - 1})"
+        )
         return writer.emit(f"or {kind} {negative}, {size}")
     if operation in INTEGER_ARITHMETIC:
         return writer.emit(f"{INTEGER_ARITHMETIC[operation]} {kind} {arguments[0]}, {arguments[1]}")
@@ -115,7 +127,9 @@ def apply_to_integers(writer: "Writer", expression: Apply, arguments: list[str])
         condition = writer.module.vector(np.dtype(bool))
         return writer.emit(f"select {condition} {larger}, {kind} {arguments[0]}, {kind} {arguments[1]}")
     if operation == "not":
-        return writer.emit(f"xor {kind} {arguments[0]}, splat ({'i1 true' if truth else f'i{8 * dtype.itemsize} -1'})")
+        return writer.emit(
+            f"xor {kind} {arguments[0]}, splat ({'i1 true' if truth else f'i{8 * dtype.itemsize} -1'})"
+        )
     if operation == "neg":
         return writer.emit(f"sub {kind} zeroinitializer, {arguments[0]}")
     if operation == "abs" and dtype.kind == "i":
@@ -189,7 +203,9 @@ def extremum(writer: "Writer", expression: Apply, arguments: list[str]) -> str:
 
 def is_number(expression: object) -> bool:
     """Whether an argument is a constant without nan (folds pass none)."""
-    return isinstance(expression, Constant) and bool(expression.array.size) and not np.isnan(expression.array).any()
+    return (
+        isinstance(expression, Constant) and bool(expression.array.size) and not np.isnan(expression.array).any()
+    )
 
 
 def sign(writer: "Writer", kind: str, x: str) -> str:
@@ -210,12 +226,7 @@ def convert(writer: "Writer", old: np.dtype, new: np.dtype, value: str) -> str:
         zero = f"{before} {value}, zeroinitializer"
         return writer.emit(f"fcmp une {zero}" if old.kind == "f" else f"icmp ne {zero}")
     if old.kind == "f":
-        # Saturating, with zero for what is not a number.
-        letter = "s" if new.kind == "i" else "u"
-        bits = 8 * new.itemsize
-        name = f"@llvm.fpto{letter}i.sat.v{writer.module.lanes}i{bits}.v{writer.module.lanes}f64"
-        writer.module.declarations[f"declare {after} {name}({before})"] = None
-        return writer.emit(f"call {after} {name}({before} {value})")
+        return truncated(writer, new, value)
     if new.kind == "f":
         instruction = "sitofp" if old.kind == "i" else "uitofp"
     elif old.kind == "b" or new.itemsize > old.itemsize:
@@ -225,3 +236,28 @@ def convert(writer: "Writer", old: np.dtype, new: np.dtype, value: str) -> str:
     else:
         return value
     return writer.emit(f"{instruction} {before} {value} to {after}")
+
+
+def truncated(writer: "Writer", new: np.dtype, value: str) -> str:
+    """Floating-point numbers as integers, towards zero: the nearest there is, and zero for what is not a number.
+
+    (LLVM's own saturating conversion takes long to compile on wide vectors.)
+    """
+    module, bits = writer.module, 8 * new.itemsize
+    wide = np.dtype(np.int32) if bits < 32 else new
+    before, between, after = (module.vector(dtype) for dtype in (np.dtype(np.float64), wide, new))
+    condition = module.vector(np.dtype(bool))
+    lowest, highest = np.iinfo(new).min, np.iinfo(new).max
+    top, bottom = (f"splat (double {literal(float(limit))})" for limit in (highest + 1, lowest or -1))
+    below = writer.emit(f"fcmp olt {before} {value}, {top}")
+    above = writer.emit(f"fcmp ogt {before} {value}, {bottom}")
+    inside = writer.emit(f"and {condition} {below}, {above}")
+    safe = writer.emit(f"select {condition} {inside}, {before} {value}, {before} zeroinitializer")
+    letter = "s" if wide.kind == "i" else "u"
+    found = writer.emit(f"fpto{letter}i {before} {safe} to {between}")
+    if wide != new:
+        found = writer.emit(f"trunc {between} {found} to {after}")
+    over = writer.emit(f"fcmp oge {before} {value}, {top}")
+    found = writer.emit(f"select {condition} {over}, {after} splat (i{bits} {highest}), {after} {found}")
+    under = writer.emit(f"fcmp ole {before} {value}, {bottom}")
+    return writer.emit(f"select {condition} {under}, {after} splat (i{bits} {lowest}), {after} {found}")

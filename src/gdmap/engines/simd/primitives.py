@@ -30,13 +30,28 @@ from gdmap.engines.simd.vector_math import FUNCTIONS
 ELEMENTWISE = {
     name: name
     for name in (
-        *("add", "sub", "mul", "div", "neg", "max", "min", "abs", "sign", "rem", "floor", "ceil", "sqrt", "is_finite"),
+        *(
+            "add",
+            "sub",
+            "mul",
+            "div",
+            "neg",
+            "max",
+            "min",
+            "abs",
+            "sign",
+            "rem",
+            "floor",
+            "ceil",
+            "sqrt",
+            "is_finite",
+        ),
         *("eq", "ne", "lt", "le", "gt", "ge", "and", "or", "xor", "not"),
         *("shift_left", "shift_right_arithmetic", "shift_right_logical"),
         *FUNCTIONS,
     )
 } | {"add_any": "add"}
-IDENTITIES = ("copy", "copy_p", "stop_gradient", "optimization_barrier")
+IDENTITIES = ("copy", "copy_p", "stop_gradient", "optimization_barrier", "name")
 COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge", "is_finite")
 FOLDS = {
     "reduce_sum": "add",
@@ -63,7 +78,9 @@ class Builder:
         # Inside branches, what the program around them reads must stay.
         self.branches = 0
 
-    def run(self, program: Program, inputs: Sequence[Expression], into: Sequence[View | None] = ()) -> list[Expression]:
+    def run(
+        self, program: Program, inputs: Sequence[Expression], into: Sequence[View | None] = ()
+    ) -> list[Expression]:
         """The outputs of a program as expressions; those with a place in ``into`` are stored there."""
         uses: dict[int, int] = {}
         for equation in program.equations:
@@ -103,7 +120,9 @@ class Builder:
             outputs.append(found)
         return outputs
 
-    def _release(self, values: dict[int, Expression], results: Sequence[Expression], inputs: Sequence[Expression]) -> None:
+    def _release(
+        self, values: dict[int, Expression], results: Sequence[Expression], inputs: Sequence[Expression]
+    ) -> None:
         """Memory that nothing reads any more may be used again."""
         if self.branches:
             return
@@ -145,17 +164,17 @@ class Builder:
         primitive, params = equation.primitive, equation.params
         if primitive in IDENTITIES:
             return operands
-        if primitive in ("scan", "cond", "split"):
+        if primitive in ("scan", "cond", "split", "unstack"):
             return getattr(self, f"_{primitive}")(equation, operands)
         result = equation.results[0]
+        method: Any = getattr(self, f"_{primitive.replace('-', '_')}", None)
+        if method is not None:
+            return [method(equation, *operands)]
         if primitive in ELEMENTWISE:
             return [self.elementwise(ELEMENTWISE[primitive], operands, result)]
         if primitive in FOLDS:
             return [self._fold(FOLDS[primitive], operands[0], params["axes"])]
-        method: Any = getattr(self, f"_{primitive.replace('-', '_')}", None)
-        if method is None:
-            raise Unsupported(f"the primitive {primitive}")
-        return [method(equation, *operands)]
+        raise Unsupported(f"the primitive {primitive}")
 
     def elementwise(self, operation: str, operands: Sequence[Expression], result: Name) -> Expression:
         """An operation on operands of one shape, scalars, or shapes with axes of length 1."""
@@ -403,6 +422,35 @@ class Builder:
             return Constant(np.zeros(shape, parts[0].dtype))
         return pieces[0][1] if len(pieces) == 1 else Pieces(tuple(pieces), shape, parts[0].dtype)
 
+    def _stack(self, equation: Equation, *parts: Expression) -> Expression:
+        shape, axis = equation.results[0].shape, equation.params["axis"]
+        thin = (*shape[:axis], 1, *shape[axis + 1 :])
+        pieces = tuple(
+            (tuple(number * (a == axis) for a in range(len(shape))), self.moved(part, lambda x: x.reshaped(thin)))
+            for number, part in enumerate(parts)
+        )
+        if not math.prod(shape):
+            return Constant(np.zeros(shape, parts[0].dtype))
+        return pieces[0][1] if len(pieces) == 1 else Pieces(pieces, shape, parts[0].dtype)
+
+    def _unstack(self, equation: Equation, operands: list[Expression]) -> list[Expression]:
+        (x,), axis = operands, equation.params["axis"]
+        x = x if isinstance(x, Constant) else self.stored(x)
+        found = []
+        for number, result in enumerate(equation.results):
+            starts = [number * (a == axis) for a in range(len(x.shape))]
+            stops = [number + 1 if a == axis else n for a, n in enumerate(x.shape)]
+            part = x.sliced(starts, stops, [1] * len(starts))
+            found.append(self.moved(part, lambda value, shape=result.shape: value.reshaped(shape)))
+        return found
+
+    def _tile(self, equation: Equation, x: Expression) -> Expression:
+        reps = equation.params["reps"]
+        wide = tuple(n for pair in zip(reps, x.shape, strict=True) for n in pair)
+        x = self.stored(x) if cost_of(x) else x
+        repeated = self.moved(x, lambda value: value.broadcast(wide, range(1, len(wide), 2)))
+        return self.moved(repeated, lambda value: value.reshaped(equation.results[0].shape))
+
     def _taken(self, x: Expression, numbers: np.ndarray) -> Expression:
         if numbers.size > LONGEST_TAKE:
             raise Unsupported(f"gathering {numbers.size} elements one by one")
@@ -426,7 +474,9 @@ class Builder:
             raise Unsupported("gathering outside the array")
         return self._taken(x, taken)
 
-    def _scatter_add(self, equation: Equation, x: Expression, indices: Expression, updates: Expression) -> Expression:
+    def _scatter_add(
+        self, equation: Equation, x: Expression, indices: Expression, updates: Expression
+    ) -> Expression:
         if not isinstance(indices, Constant) or x.dtype.kind != "f":
             raise Unsupported("the primitive scatter where the numbers say")
         if x.size * updates.size > 2**22:
@@ -550,7 +600,9 @@ class Scan:
         if not self.length:
             return [*results, *histories]
         sequences = [
-            View.whole(module.table(value.array), value.shape) if isinstance(value, Constant) else dense(self.builder, value)
+            View.whole(module.table(value.array), value.shape)
+            if isinstance(value, Constant)
+            else dense(self.builder, value)
             for value in self.sequences
         ]
         first = [View.whole(writer.allocate(results[p].size, results[p].dtype), results[p].shape) for p in moving]
@@ -666,7 +718,13 @@ def function_of(
 def fingerprint(expression: Expression | None) -> Any:
     """What of an input or output a function depends on."""
     if isinstance(expression, View):
-        return (expression.buffer.pointer, expression.offset, expression.strides, expression.shape, expression.dtype)
+        return (
+            expression.buffer.pointer,
+            expression.offset,
+            expression.strides,
+            expression.shape,
+            expression.dtype,
+        )
     if isinstance(expression, Constant):
         return (expression.array.dtype, expression.array.shape, expression.array.tobytes())
     return None

@@ -267,7 +267,9 @@ class Take(Expression):
         return Take(self.source, self.numbers.transpose(axes))
 
     def sliced(self, starts: Sequence[int], stops: Sequence[int], steps: Sequence[int]) -> "Take":
-        return Take(self.source, self.numbers[tuple(itertools.starmap(slice, zip(starts, stops, steps, strict=True)))])
+        return Take(
+            self.source, self.numbers[tuple(itertools.starmap(slice, zip(starts, stops, steps, strict=True)))]
+        )
 
     def broadcast(self, shape: Shape, axes: Sequence[int]) -> "Take":
         return Take(self.source, Constant(self.numbers).broadcast(shape, axes).array)
@@ -302,7 +304,10 @@ class Pieces(Expression):
             low = tuple(map(max, starts, at))
             high = tuple(min(stop, a + n) for stop, a, n in zip(stops, at, piece.shape, strict=True))
             if all(a < b for a, b in zip(low, high, strict=True)):
-                inner = [a - b for a, b in zip(low, at, strict=True)], [a - b for a, b in zip(high, at, strict=True)]
+                inner = (
+                    [a - b for a, b in zip(low, at, strict=True)],
+                    [a - b for a, b in zip(high, at, strict=True)],
+                )
                 part = part_of(piece, *inner)
                 kept.append((tuple(a - b for a, b in zip(low, starts, strict=True)), part))
         shape = lengths(starts, stops, steps)
@@ -320,7 +325,9 @@ def part_of(expression: Expression, starts: Sequence[int], stops: Sequence[int])
 
 def lengths(starts: Sequence[int], stops: Sequence[int], steps: Sequence[int]) -> Shape:
     """The shape of a slice."""
-    return tuple(max(0, -(-(stop - start) // step)) for start, stop, step in zip(starts, stops, steps, strict=True))
+    return tuple(
+        max(0, -(-(stop - start) // step)) for start, stop, step in zip(starts, stops, steps, strict=True)
+    )
 
 
 def row_major(shape: Shape) -> Shape:
