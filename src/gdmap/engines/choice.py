@@ -38,7 +38,10 @@ def chosen_run(
     ValueError
         If ``engine='simd'`` was asked for and does not apply; the message says why.
     """
-    native, xla = partial(native_run, step, dim, window, tolerances), partial(BlockedRun, step, dim, window, tolerances)
+    native, xla = (
+        partial(native_run, step, dim, window, tolerances),
+        partial(BlockedRun, step, dim, window, tolerances),
+    )
     return _chosen(native, xla, dtype, engine)
 
 

@@ -94,10 +94,8 @@ class Stride(eqx.Module):
         return strip
 
 
-def watched_stride(
-    strip: Strip, proposed: Any, now: Any, age: Any, escape: Any, tolerances: Tolerances
-) -> Strip:
-    """The strip, or one lane of it, after the step from age ``now`` to ``proposed``; the reference is from ``age``."""
+def watched_stride(strip: Strip, proposed: Any, now: Any, age: Any, escape: Any, tolerances: Tolerances) -> Strip:
+    """The strip, or one lane, after the step from age ``now`` to ``proposed``; the reference is from ``age``."""
     eps = jnp.finfo(strip.state.dtype).eps
     step_tolerance, period_tolerance = tolerances.step**2, tolerances.period**2
     size = squares(proposed)
@@ -168,7 +166,7 @@ def take(strip: Strip, lanes: Any) -> Strip:
 
 
 class BlockedStride:
-    """A stretch of the iteration of a strip with XLA, block by block, in as many threads as there are processors."""
+    """A stretch of the iteration of a strip with XLA, block by block, in as many threads as processors."""
 
     def __init__(self, step: Callable[[Any], Any], dim: int, tolerances: Tolerances, escape_radius: float) -> None:
         self.stride = Stride(step, tolerances, np.asarray(escape_radius))

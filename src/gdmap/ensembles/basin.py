@@ -426,7 +426,9 @@ class _Picture:
         """Iterate pixels from their starts by the full ensemble."""
         if not lanes.size:
             return
-        outcome = iterate_to_fate(self.family, np.zeros(len(lanes)), self.start[:, lanes].T.copy(), self.criteria, engine=self.run)
+        outcome = iterate_to_fate(
+            self.family, np.zeros(len(lanes)), self.start[:, lanes].T.copy(), self.criteria, engine=self.run
+        )
         pixels = self.pixels
         for field, values in (
             (pixels.fate, outcome.fate),

@@ -52,8 +52,9 @@ def ensemble(
         See `Criteria`; by default ``Criteria()``, for random maps with ``step_tolerance=1e-12`` and
         ``escape_radius=1e100``, and without periods.
     engine
-        What iterates: ``'simd'`` (native kernels for this processor, a trajectory in each vector lane; float64 only),
-        ``'xla'``, or by default the one that suits the map, recorded in the attribute ``engine``. See Notes.
+        What iterates: ``'simd'`` (native kernels for this processor, a trajectory in each vector lane; float64
+        only), ``'xla'``, or by default the one that suits the map, recorded in the attribute ``engine``. See
+        Notes.
     progress
         Called as ``progress(finished, total)`` from time to time.
 
@@ -88,12 +89,12 @@ def ensemble(
     Above 1,000 dimensions nothing is called marginal.
 
     *Engines.* Both do the same operations in float64; sums are taken in another order and products fused where the
-    other does not, so that states differ by rounding. Runs that go to a minimum, a cycle or infinity keep their fate.
-    Rounding decides where the dynamics amplify it: on chaotic orbits the last state differs after some tens of
-    steps, hence loss, gradient norm and the step of an escape; starts next to the boundary between two fates may fall
-    on either side; and whether a run near an unstable point is still there. ``steps`` is the step at which
-    the fate fell, for periodic orbits the search that found the period: ``'simd'`` searches once in 256 steps up to
-    step 8192, and then in the first 4096 steps after each doubling of the age.
+    other does not, so that states differ by rounding. Runs that go to a minimum, a cycle or infinity keep their
+    fate. Rounding decides where the dynamics amplify it: on chaotic orbits the last state differs after some tens
+    of steps, hence loss, gradient norm and the step of an escape; starts next to the boundary between two fates
+    may fall on either side; and whether a run near an unstable point is still there. ``steps`` is the step at
+    which the fate fell, for periodic orbits the search that found the period: ``'simd'`` searches once in 256
+    steps up to step 8192, and then in the first 4096 steps after each doubling of the age.
 
     *Random maps.* ``minimum``: the gradient of every sample that can be drawn is rounding noise (each step
     shorter than ``step_tolerance`` times the way travelled, or than a few units in the last place of the state),

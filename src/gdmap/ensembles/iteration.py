@@ -89,8 +89,9 @@ def iterate_to_fate(
 
     Stages (per trajectory, at step counts of its own): the ``engine`` (see `engine_for`) iterates to an event, a
     negligible step, an escape, a non-finite update, or a period found in the last states (looked for once in 256
-    steps, and less often late in the run); Newton's method, the multipliers and the Hessian confirm it. A candidate
-    that is not confirmed, or at which the orbit cannot stay, is iterated on and tested again at twice its age.
+    steps, and less often late in the run); Newton's method, the multipliers and the Hessian confirm it. A
+    candidate that is not confirmed, or at which the orbit cannot stay, is iterated on and tested again at twice
+    its age.
     """
     engine = engine or engine_for(family, state.shape[1], state.dtype, criteria)
     count = len(state)
@@ -174,9 +175,7 @@ def initial_states(family: Family, parameter: np.ndarray, theta: np.ndarray) -> 
     return np.asarray(on_lanes(InitialState(family), (parameter, theta), block_size(16 * theta.shape[1])))
 
 
-def engine_for(
-    family: Any, state_dim: int, dtype: np.dtype, criteria: Criteria, engine: str | None = None
-) -> Any:
+def engine_for(family: Any, state_dim: int, dtype: np.dtype, criteria: Criteria, engine: str | None = None) -> Any:
     """What iterates the states of a family: ``engine``, or the one that suits the map (see `chosen_run`)."""
     tolerances = Tolerances(criteria.step_tolerance, criteria.period_tolerance)
     return chosen_run(family.step, state_dim, dtype, criteria.max_period + 3, tolerances, engine)

@@ -85,8 +85,9 @@ def sweep(
         is called again with the same arguments, and ends with the identical dataset. Without it the result
         is kept in memory only.
     chunk_size
-        About how many trajectories to run between writes; by default as many as 64 MiB of states hold, from 2048 to
-        131,072. It changes the chunks on disk and what is held in memory, not the numbers.
+        About how many trajectories to run between writes; by default as many as 64 MiB of states hold, from 2048
+        to 131,072. It changes the chunks on disk and what is held in memory, not the numbers: beside the chunk
+        about 40 bytes of results for each trajectory.
     step_tolerance, period_tolerance, max_period, escape_radius
         See `gdmap.Criteria`, and `gdmap.ensemble` for the defaults of random maps.
     engine
@@ -162,7 +163,7 @@ def sweep(
         before += size
         if progress is not None:
             progress(before, total)
-    return _finished(results)
+    return _finished(results, plan["environment"]["engine"])
 
 
 class RandomFamily(eqx.Module):
@@ -237,8 +238,9 @@ def run_chunk(
     return {name: values.reshape(lengths) for name, values in trajectory_variables(outcome).items()}
 
 
-def _finished(results: Store) -> xr.Dataset:
+def _finished(results: Store, engine: str) -> xr.Dataset:
     dataset = annotate(results.load())
+    dataset.attrs["engine"] = engine
     dataset = dataset.merge(fate_fractions(dataset["fate"]), combine_attrs="override")
     results.finish(dataset)
     return dataset

@@ -1,4 +1,4 @@
-"""The compiler of traced functions to vector kernels against XLA: every primitive, programs of many kinds, random ones."""
+"""The compiler of traced functions to vector kernels, against XLA: primitives, known programs, random ones."""
 
 import functools
 import logging
@@ -19,7 +19,9 @@ from gdmap.engines.simd.primitives import ELEMENTWISE
 from gdmap.engines.simd.vector_math import FUNCTIONS
 
 SMALL, LOOPS = Layout(64, 8, True), Layout(8, 1, False)
-LAYOUTS = {"straight": SMALL, "loops": LOOPS}
+WIDE = {"straight": SMALL, "loops": LOOPS}
+# Straight-line code on fewer lanes is compiled in a quarter of the time.
+LAYOUTS = {"straight": Layout(16, 2, True), "loops": LOOPS}
 # Two blocks of straight-line code, the second not full.
 LANES = 70
 
@@ -66,7 +68,7 @@ def by_xla(functions, inputs, fast=False):
 
 
 def assert_agrees(found, expected, tolerance, name, by_element=False):
-    """Equal integers and infinities, and floats equal relative to the largest of their lane (or each to itself)."""
+    """Equal integers and infinities; floats equal relative to the largest of their lane (or each to itself)."""
     assert found.dtype == expected.dtype, name
     assert found.shape == expected.shape, name
     if found.dtype.kind != "f":
@@ -174,7 +176,7 @@ def test_elementwise_primitives_on_floats():
             if domain:
                 functions[f"{name} inside"] = lambda x, y, f=function, d=domain: f(d(x), y)
     # Powers of large numbers and zeros of large sines are as far off as XLA's own.
-    check(functions, x, y, tolerance=4e-14, by_element=True)
+    check(functions, x, y, tolerance=4e-14, by_element=True, layouts=WIDE)
 
 
 @pytest.mark.parametrize("dtype", [np.int64, np.int32, np.uint8, bool])
@@ -190,10 +192,8 @@ def test_elementwise_primitives_on_integers(dtype):
         names.remove("abs")
     functions = {}
     for name in names:
-        if is_unary(name):
-            functions[name] = lambda x, y, f=bound(name): f(x)
-        else:
-            functions[name] = lambda x, y, f=bound(name): f(x, y)
+        function = bound(name)
+        functions[name] = (lambda x, y, f=function: f(x)) if is_unary(name) else lambda x, y, f=function: f(x, y)
     for name in ("add", "mul", "max", "min") if dtype is not bool else ("max", "min", "logical_or", "logical_and"):
         fold = {"add": jnp.sum, "mul": jnp.prod, "max": jnp.max, "min": jnp.min}.get(name)
         fold = fold or {"logical_or": jnp.any, "logical_and": jnp.all}[name]
@@ -386,7 +386,7 @@ def test_long_sums():
 def functions_of_users():
     idx = np.array([3, 0, 0, 4, 2])
     c = np.random.default_rng(5).normal(size=(6, 6))
-    kept = {
+    return {
         "logsumexp": lambda v: jax.nn.logsumexp(c @ v),
         "softmax": lambda v: jnp.sum(jax.nn.softmax(v) * c[0]) + jax.nn.log_softmax(v)[2],
         "softplus": lambda v: jnp.sum(jax.nn.softplus(c @ v) + jax.nn.silu(v)),
@@ -407,11 +407,10 @@ def functions_of_users():
             lax.fori_loop(0, 5, lambda i, a: jnp.where(i % 2 == 0, a * v, jnp.sin(a) / (i + 1)), v)
         ),
     }
-    return kept
 
 
 def test_functions_of_users():
-    check(functions_of_users(), numbers(6, seed=11), tolerance=4e-13)
+    check(functions_of_users(), numbers(6, seed=11), tolerance=4e-13, layouts=WIDE)
 
 
 def test_their_gradients():
@@ -620,11 +619,12 @@ def with_rounding(function, starts, seed):
 
 
 def fuzz(seed, count, layouts):
-    """The differences of random gradient steps between native code and XLA beyond 1e-12, as (number, difference)."""
+    """Random gradient steps agree with XLA to 1e-12 of the state; how many are amplified roundings beyond that."""
     rng = np.random.default_rng(seed)
     losses = [random_loss(rng) for _ in range(count)]
     starts = numbers(6, seed=seed, count=16)
-    functions = [lambda w, f=gradient_step(loss), dim=dim: f(w[:dim]) for loss, dim in losses]
+    steps = [(gradient_step(loss), dim) for loss, dim in losses]
+    functions = [lambda w, step=step, dim=dim: step(w[:dim]) for step, dim in steps]
     expected = by_xla(functions, [starts], fast=True)
     ill_conditioned = 0
     for kind, layout in layouts.items():
@@ -648,16 +648,15 @@ def fuzz(seed, count, layouts):
     return ill_conditioned
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_random_expressions(seed):
-    # Straight-line code on fewer lanes: it is compiled in a quarter of the time.
-    assert fuzz(seed, 25, {"straight": Layout(16, 2, True), "loops": LOOPS}) <= 2
+    assert fuzz(seed, 25, LAYOUTS) <= 2
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(3, 20))
+@pytest.mark.parametrize("seed", range(2, 20))
 def test_more_random_expressions(seed):
-    assert fuzz(seed, 25, LAYOUTS) <= 2
+    assert fuzz(seed, 25, WIDE) <= 2
 
 
 # --- what is not supported ------------------------------------------------------------------------------------
@@ -683,7 +682,7 @@ def test_unknown_primitives_are_named(name, layout):
         native([UNSUPPORTED[name]], [numbers(4, count=3)], layout)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize("layout", WIDE.values(), ids=WIDE)
 def test_programs_too_large_for_the_cache(layout):
     with pytest.raises(Unsupported, match="bytes"):
         native([lambda v: (jnp.tanh(jnp.outer(v, v)) @ jnp.outer(v, v)).sum()], [numbers(400, count=3)], layout)
@@ -737,7 +736,7 @@ def program_with_everything(v):
     return a, b, found, lax.cond(v[0] > 0, jnp.sum, jnp.prod, v), v.astype(jnp.int64)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize("layout", WIDE.values(), ids=WIDE)
 def test_neighbours_leave_a_trajectory_alone(layout):
     """The same bits alone, at any place, and beside infinities, nan and arguments beyond all bounds."""
     v = numbers(6, seed=21, count=2 * layout.lanes + 3)

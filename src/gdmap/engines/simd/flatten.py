@@ -1,7 +1,7 @@
-"""A traced function as one flat list of equations: calls inlined, what is constant computed, what is unused left out."""
+"""A traced function as one flat list of equations: calls inlined, constants computed, what is unused left out."""
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
@@ -25,7 +25,7 @@ CALLS = {
 }
 
 
-class Unsupported(Exception):
+class Unsupported(Exception):  # noqa: N818 - the other engine takes over
     """The compiler cannot translate this program; the message names what it does not know."""
 
 
@@ -79,8 +79,10 @@ def flat(closed: ClosedJaxpr, known: Mapping[int, np.ndarray] | None = None) -> 
 
 
 def constant(value: Any) -> Any:
-    """A known value as a NumPy array, one number repeated where all are the same to the bit; keys of random numbers
-    stay what they are."""
+    """A known value as a NumPy array, one number repeated where all are the same to the bit.
+
+    Keys of random numbers stay what they are.
+    """
     if isinstance(value, jax.Array) and not isinstance(value.dtype, np.dtype):
         return value
     array = np.asarray(value)
@@ -98,7 +100,7 @@ def _inline(
     known.update(zip(jaxpr.invars, arguments, strict=True))
 
     def read(atom: Any) -> Operand:
-        return np.asarray(atom.val, atom.aval.dtype) if isinstance(atom, Literal) else known[atom]
+        return np.asarray(atom.val, cast(Any, atom.aval).dtype) if isinstance(atom, Literal) else known[atom]
 
     for equation in jaxpr.eqns:
         operands = [read(atom) for atom in equation.invars]

@@ -1,4 +1,4 @@
-"""Native programs that repeat a function of one trajectory on blocks of them, one trajectory in each vector lane."""
+"""Native programs that repeat a function of one trajectory on blocks of them, one in each vector lane."""
 
 import ctypes
 import os
@@ -49,9 +49,7 @@ class Kernel:
         If the trace has a primitive or a type that the compiler does not know, or is too large.
     """
 
-    def __init__(
-        self, function: Callable[..., Any], fields: Sequence[Any], stop: int, layout: "Layout"
-    ) -> None:
+    def __init__(self, function: Callable[..., Any], fields: Sequence[Any], stop: int, layout: "Layout") -> None:
         closed = traced(function, *fields)
         program = flat(closed)
         self.layout = layout
@@ -62,10 +60,12 @@ class Kernel:
         self.text = module_text(program, str(closed.jaxpr), stop, layout)
         self.code = loaded(self.text, layout.small)
         address = self.code.address("run")
-        self._run = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(address)
+        self._run = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(
+            address
+        )
 
     def __call__(self, blocks: Sequence[np.ndarray], times: int = 1) -> None:
-        """Repeat the function up to ``times`` on every block, in place; a block ends when all its lanes stopped."""
+        """Repeat the function up to ``times`` on every block, in place, until all its lanes have stopped."""
         count = len(blocks[0])
         pointers = np.array([block.ctypes.data for block in blocks], np.uintp)
         queue = np.zeros(1, np.int64)

@@ -20,7 +20,7 @@ log = logging.getLogger("gdmap")
 
 
 class Target(NamedTuple):
-    """This processor: its name, what it can do, doubles in a vector register, and whether it fuses ``a * b + c``."""
+    """A processor: its name, what it can do, doubles in a vector register, whether it fuses ``a * b + c``."""
 
     triple: str
     cpu: str
@@ -63,7 +63,9 @@ _guard = threading.RLock()
 
 def loaded(text: str, small: bool) -> Code:
     """The machine code of an LLVM module: from memory, from disk, or compiled now."""
-    key = hashlib.sha256("\0".join([str(FORMAT), llvmlite.__version__, *map(str, host()), str(small), text]).encode())
+    key = hashlib.sha256(
+        "\0".join([str(FORMAT), llvmlite.__version__, *map(str, host()), str(small), text]).encode()
+    )
     name = key.hexdigest()
     with _guard:
         if name not in _loaded:

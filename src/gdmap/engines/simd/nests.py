@@ -1,4 +1,4 @@
-"""Text of LLVM functions that store tensor expressions: loops outside, straight-line code on vectors of lanes inside.
+"""Text of LLVM functions that store tensor expressions: loops outside, straight-line code on lanes inside.
 
 A tile of neighbouring elements is computed at once, so that independent operations fill the pipelines and every
 number loaded serves all of the tile. The generator unrolls; LLVM is not asked to.
@@ -42,7 +42,8 @@ class Module:
     def __init__(self, lanes: int, registers: int, fused: bool, small: bool, width: int) -> None:
         """``lanes`` fill ``registers`` vector registers; in a ``small`` module all functions become one."""
         self.lanes, self.registers, self.fused, self.small = lanes, registers, fused, small
-        self.attributes = f'nounwind "prefer-vector-width"="{width}" "min-legal-vector-width"="{width}" "no-trapping-math"="true"'
+        widths = f'"prefer-vector-width"="{width}" "min-legal-vector-width"="{width}"'
+        self.attributes = f'nounwind {widths} "no-trapping-math"="true"'
         self.known: dict[Any, str] = {}
         self.functions: list[str] = []
         self.tables: dict[tuple[str, bytes], Buffer] = {}
@@ -366,8 +367,8 @@ class _Nest:
         known: dict[Any, str] = {}
         writer._loads = {}
         for fold in self.folds:
-            for place, found in zip(places, self._fold(fold, places, variables), strict=True):
-                known[id(fold), place] = found
+            for place, folded in zip(places, self._fold(fold, places, variables), strict=True):
+                known[id(fold), place] = folded
         dtype = self.expression.dtype
         kind, align = writer.module.vector(dtype, True), min(64, writer.module.element_bytes(dtype))
         found = [writer.element(self.expression, Index(place, variables), known) for place in places]

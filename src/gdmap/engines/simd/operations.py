@@ -104,19 +104,7 @@ def apply_to_integers(writer: "Writer", expression: Apply, arguments: list[str])
     if operation in ("div", "rem") and not truth:
         return quotient(writer, operation, kind, dtype, arguments)
     if operation == "sign" and not truth:
-        one = f"splat (i{8 * dtype.itemsize} 1)"
-        size = writer.emit(
-            f"call {kind} @llvm.umin.v{writer.module.lanes}i{8 * dtype.itemsize}({kind} {arguments[0]}, {kind} {one})"
-        )
-        writer.module.declarations[
-            f"declare {kind} @llvm.umin.v{writer.module.lanes}i{8 * dtype.itemsize}({kind}, {kind})"
-        ] = None
-        if dtype.kind == "u":
-            return size
-        negative = writer.emit(
-            f"ashr {kind} {arguments[0]}, splat (i{8 * dtype.itemsize} {8 * dtype.itemsize - 1})"
-        )
-        return writer.emit(f"or {kind} {negative}, {size}")
+        return integer_sign(writer, kind, dtype, arguments[0])
     if operation in INTEGER_ARITHMETIC:
         return writer.emit(f"{INTEGER_ARITHMETIC[operation]} {kind} {arguments[0]}, {arguments[1]}")
     if operation in INTEGER_COMPARISONS:
@@ -154,8 +142,10 @@ def shift(writer: "Writer", operation: str, kind: str, dtype: np.dtype, argument
 
 
 def quotient(writer: "Writer", operation: str, kind: str, dtype: np.dtype, arguments: list[str]) -> str:
-    """Division of integers towards zero, or its remainder, with XLA's values where there is none: by zero -1 and the
-    number itself; the lowest number by -1 is itself, remainder 0."""
+    """Division of integers towards zero, or its remainder, with XLA's values where there is none.
+
+    Divided by zero: -1, remainder the number itself. The lowest number by -1: itself, remainder 0.
+    """
     condition, bits = writer.module.vector(np.dtype(bool)), 8 * dtype.itemsize
     ones, one, letter = f"splat (i{bits} -1)", f"splat (i{bits} 1)", "s" if dtype.kind == "i" else "u"
     a, b = arguments
@@ -215,6 +205,17 @@ def sign(writer: "Writer", kind: str, x: str) -> str:
     found = writer.emit(f"select {condition} {positive}, {kind} splat (double 1.0), {kind} {x}")
     negative = writer.emit(f"fcmp olt {kind} {x}, zeroinitializer")
     return writer.emit(f"select {condition} {negative}, {kind} splat (double -1.0), {kind} {found}")
+
+
+def integer_sign(writer: "Writer", kind: str, dtype: np.dtype, x: str) -> str:
+    """-1, 0 or 1."""
+    bits, name = 8 * dtype.itemsize, f"@llvm.umin.v{writer.module.lanes}i{8 * dtype.itemsize}"
+    writer.module.declarations[f"declare {kind} {name}({kind}, {kind})"] = None
+    size = writer.emit(f"call {kind} {name}({kind} {x}, {kind} splat (i{bits} 1))")
+    if dtype.kind == "u":
+        return size
+    negative = writer.emit(f"ashr {kind} {x}, splat (i{bits} {bits - 1})")
+    return writer.emit(f"or {kind} {negative}, {size}")
 
 
 def convert(writer: "Writer", old: np.dtype, new: np.dtype, value: str) -> str:

@@ -128,7 +128,7 @@ class Builder:
             return
         live = {buffer.pointer for value in (*values.values(), *results, *inputs) for buffer in buffers_of(value)}
         owned = self.writer.owned
-        for pointer, buffer in list(owned.items()):
+        for pointer in list(owned):
             if pointer not in live:
                 self.writer.free.append(owned.pop(pointer))
 
@@ -311,7 +311,9 @@ class Builder:
     # -- shapes ------------------------------------------------------------------------------------------------
 
     def _reshape(self, equation: Equation, x: Expression) -> Expression:
-        shape = equation.results[0].shape
+        return self._reshaped(x, equation.results[0].shape)
+
+    def _reshaped(self, x: Expression, shape: tuple[int, ...]) -> Expression:
         return x if shape == x.shape else self.moved(x, lambda value: value.reshaped(shape))
 
     _squeeze = _expand_dims = _reshape
@@ -340,7 +342,8 @@ class Builder:
         (x,), axis = operands, equation.params["axis"]
         if not isinstance(x, View | Constant):
             x = self.stored(x)
-        parts, start = [], 0
+        parts: list[Expression] = []
+        start = 0
         for size in equation.params["sizes"]:
             starts, stops = [0] * len(x.shape), list(x.shape)
             starts[axis], stops[axis] = start, start + size
@@ -389,7 +392,7 @@ class Builder:
 
     def _pad(self, equation: Equation, x: Expression, filling: Expression) -> Expression:
         shape = equation.results[0].shape
-        config = [tuple(map(int, entry)) for entry in equation.params["padding_config"]]
+        config = [(int(low), int(high), int(inner)) for low, high, inner in equation.params["padding_config"]]
         if any(inner for _, _, inner in config):
             return self._padded_inside(equation, x, filling, config)
         starts = [max(0, -low) for low, _, _ in config]
@@ -400,7 +403,7 @@ class Builder:
         return self._placed(x, tuple(max(0, low) for low, _, _ in config), around)
 
     def _padded_inside(
-        self, equation: Equation, x: Expression, filling: Expression, config: list[tuple[int, ...]]
+        self, equation: Equation, x: Expression, filling: Expression, config: list[tuple[int, int, int]]
     ) -> Expression:
         numbers = np.arange(x.size, dtype=np.int32).reshape(x.shape)
         padded = np.asarray(jax.lax.pad(numbers, np.int32(-1), config))
@@ -440,8 +443,7 @@ class Builder:
         for number, result in enumerate(equation.results):
             starts = [number * (a == axis) for a in range(len(x.shape))]
             stops = [number + 1 if a == axis else n for a, n in enumerate(x.shape)]
-            part = x.sliced(starts, stops, [1] * len(starts))
-            found.append(self.moved(part, lambda value, shape=result.shape: value.reshaped(shape)))
+            found.append(self._reshaped(x.sliced(starts, stops, [1] * len(starts)), result.shape))
         return found
 
     def _tile(self, equation: Equation, x: Expression) -> Expression:

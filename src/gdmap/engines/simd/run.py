@@ -1,9 +1,10 @@
 """Taking trajectories from event to event with native kernels.
 
-A *stretch* of many steps is followed by one look at the last of them; a trajectory for which that look is not plain
-(a negligible step, a state beyond the escape radius or not finite) goes back to where the stretch began and is taken
-through it again with a look at every step, together with all others like it. So every event falls at the step at
-which a run that looks at every step finds it. Now and then the last states are recorded and searched for a period.
+A *stretch* of many steps is followed by one look at the last of them; a trajectory for which that look is not
+plain (a negligible step, a state beyond the escape radius or not finite) goes back to where the stretch began and
+is taken through it again with a look at every step, together with all others like it. So every event falls at the
+step at which a run that looks at every step finds it. Now and then the last states are recorded and searched for a
+period.
 """
 
 from collections.abc import Callable, Iterator
@@ -36,7 +37,8 @@ ROUNDS_BEFORE_DOUBLING = 16
 FULL = 0.875
 # Stretches between two counts of the lanes that still run, at least.
 SLICE = 16
-# Steps that are looked at one by one after a stretch that was not plain; doubled each time one trajectory needs it.
+# Steps that are looked at one by one after a stretch that was not plain; doubled each time one trajectory needs
+# it.
 PATIENCE = 256
 
 
@@ -86,7 +88,10 @@ class NativeRun:
             "halted": np.int32(0),
         }
         self._watch = Kernel(
-            self._as_fields(self._one_watched), list(self.watched.values()), list(self.watched).index("halted"), self.layout
+            self._as_fields(self._one_watched),
+            list(self.watched.values()),
+            list(self.watched).index("halted"),
+            self.layout,
         )
 
     # -- what the kernels compute, for one trajectory -----------------------------------------------------------
@@ -193,7 +198,7 @@ class NativeRun:
         return lanes
 
     def _in_stretches(self, lanes: Lanes, rows: np.ndarray, max_steps: int) -> np.ndarray:
-        """Take lanes to the horizon or to an event; those whose look was not plain stay before it and are returned."""
+        """Take lanes to the horizon or an event; those whose look was not plain stay before it, returned."""
         last = max_steps - self.window
         alerts = [rows[:0]]
         main = rows[lanes.steps[rows] + min(self.stretch, self.window) <= last]
@@ -213,7 +218,7 @@ class NativeRun:
         return np.concatenate(alerts)
 
     def _rounds(self) -> Iterator[tuple[int, int | None]]:
-        """Stretches, and then whether a search for a period follows that renews the reference (none: no search)."""
+        """Stretches, and whether a search for a period follows that renews the reference (none: no search)."""
         age = 0
         while True:
             length = ROUND
@@ -234,7 +239,9 @@ class NativeRun:
             rounds = age // ROUND
             yield left, int(rounds & (rounds - 1) == 0)
 
-    def _packed(self, lanes: Lanes, rows: np.ndarray, limit: int, rounds: Iterator[tuple[int, int | None]]) -> np.ndarray:
+    def _packed(
+        self, lanes: Lanes, rows: np.ndarray, limit: int, rounds: Iterator[tuple[int, int | None]]
+    ) -> np.ndarray:
         """Run stretches and searches on packed lanes until all have halted; the rows whose look was not plain."""
         alerts = [rows[:0]]
         while rows.size:
@@ -309,7 +316,8 @@ class NativeRun:
         values["halted"] = (lanes.steps[rows] >= until).astype(np.int32)
         names = list(self.watched)
         blocks = {
-            name: self.layout.packed(np.asarray(values[name], np.asarray(self.watched[name]).dtype)) for name in names
+            name: self.layout.packed(np.asarray(values[name], np.asarray(self.watched[name]).dtype))
+            for name in names
         }
         self._watch([blocks[name] for name in names], int((until - lanes.steps[rows]).max(initial=0)))
         for name in ("state", "last_step", "steps", "streak", "outside", "signal"):

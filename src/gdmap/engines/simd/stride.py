@@ -43,7 +43,9 @@ class NativeStride:
         """The strip after the stretch from ``age`` to ``until``; every lane by itself."""
         strip = renewed(strip)
         count = strip.state.shape[1]
-        parts = [self._part(Strip(*(f[..., a : a + CHUNK] for f in strip)), age, until) for a in range(0, count, CHUNK)]
+        parts = [
+            self._part(Strip(*(f[..., a : a + CHUNK] for f in strip)), age, until) for a in range(0, count, CHUNK)
+        ]
         if len(parts) == 1:
             return parts[0]
         return Strip(*(np.concatenate(pieces, axis=-1) for pieces in zip(*parts, strict=True)))

@@ -1,4 +1,4 @@
-"""Tensor expressions that are computed where they are stored: views move no data, arithmetic waits for its consumer.
+"""Tensor expressions, computed where they are stored: views move no data, arithmetic waits for its consumer.
 
 An element of a tensor is one number in each lane. Expressions are immutable; all arguments of an `Apply` have its
 shape (what was broadcast has stride 0).
@@ -15,7 +15,7 @@ import numpy as np
 Shape = tuple[int, ...]
 
 
-class NeedsBuffer(Exception):
+class NeedsBuffer(Exception):  # noqa: N818 - no error: asks for a copy
     """The expression must be stored before it can be viewed in this way."""
 
 
@@ -148,7 +148,7 @@ class Constant(Expression):
         return Constant(self.array.reshape(shape))
 
     def flipped(self, axes: Sequence[int]) -> "Constant":
-        return Constant(np.flip(self.array, axes))
+        return Constant(np.flip(self.array, tuple(axes)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -278,7 +278,7 @@ class Take(Expression):
         return Take(self.source, self.numbers.reshape(shape))
 
     def flipped(self, axes: Sequence[int]) -> "Take":
-        return Take(self.source, np.flip(self.numbers, axes))
+        return Take(self.source, np.flip(self.numbers, tuple(axes)))
 
 
 @dataclass(frozen=True, eq=False)
