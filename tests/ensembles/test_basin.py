@@ -3,7 +3,8 @@ import optax
 import pytest
 
 from gdmap import Function, GradientDescent, LinearNetwork, Optimiser, StochasticGradientDescent, ensemble
-from gdmap.engines.strips import Stride, advanced, fresh_strip, take
+from gdmap.engines.choice import chosen_stride
+from gdmap.engines.strips import fresh_strip, take
 from gdmap.engines.xla import Tolerances
 from gdmap.ensembles.basin import basin
 from gdmap.ensembles.fates import Fate
@@ -71,14 +72,15 @@ def test_two_factors(two_factors, step_size):
     assert np.all(found["neutral_dimension"] == (1 if step_size < 1 else 0))
 
 
-def test_an_orbit_depends_on_its_start_alone(two_factors):
+@pytest.mark.parametrize("engine", ["simd", "xla"])
+def test_an_orbit_depends_on_its_start_alone(two_factors, engine):
     map_ = GradientDescent(two_factors, 1.45)
-    stride = Stride(map_.update, Tolerances(np.asarray(1e-8), np.asarray(1e-6)), np.asarray(1e6))
+    stride = chosen_stride(map_.update, 2, np.dtype(float), Tolerances(1e-8, 1e-6), 1e6, engine)
     states = np.random.default_rng(0).uniform(-1.5, 1.5, (2, 5000))
-    together = advanced(stride, fresh_strip(states), 0, 200)
+    together = stride(fresh_strip(states), 0, 200)
     assert np.any(together.signal == 0)
     for lanes in (np.array([17]), np.arange(4999, 0, -7)):
-        alone = advanced(stride, fresh_strip(states[:, lanes]), 0, 200)
+        alone = stride(fresh_strip(states[:, lanes]), 0, 200)
         for field, expected in zip(alone, take(together, lanes), strict=True):
             assert np.array_equal(field, expected)
 

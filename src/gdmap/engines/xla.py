@@ -275,6 +275,8 @@ def watched_step(lane: dict[str, Any], proposed: Any, tolerance: float) -> dict[
 
 def norms(vectors: Any) -> Any:
     """Euclidean norms along the last axis."""
+    if vectors.shape[-1] == 1:
+        return jnp.abs(vectors[..., 0])  # the square may overflow
     return jnp.sqrt(jnp.sum(vectors * vectors, axis=-1))
 
 

@@ -241,10 +241,11 @@ def is_straight(states: np.ndarray, step: np.ndarray, between: int) -> np.ndarra
     ``states`` are those after every ``between`` steps, shape ``(lanes, samples, dim)``; ``step`` the lengths of
     the steps there, shape ``(lanes, samples)``.
     """
-    parts = np.linalg.norm(np.diff(states, axis=1), axis=2)
-    way = parts.sum(axis=1)
-    net = np.linalg.norm(states[:, -1] - states[:, 0], axis=1)
-    return (net >= STRAIGHT * way) & (way >= DIRECT * between * step[:, 1:].sum(axis=1))
+    with np.errstate(over="ignore", invalid="ignore"):
+        parts = np.linalg.norm(np.diff(states, axis=1), axis=2)
+        way = parts.sum(axis=1)
+        net = np.linalg.norm(states[:, -1] - states[:, 0], axis=1)
+        return (net >= STRAIGHT * way) & (way >= DIRECT * between * step[:, 1:].sum(axis=1))
 
 
 def _judge_group(

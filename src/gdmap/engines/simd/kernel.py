@@ -153,6 +153,8 @@ def module_text(program: Program, identity: str, stop: int, layout: Layout) -> s
     outputs = [parameters.view(results[p], "out") if p in results else None for p in range(len(fields))]
     lane = function_of(module, identity, program, inputs, outputs, parameters)
 
+    writer.check_stack()
+
     # One block: its fields, then up to `times` repetitions while a lane has not stopped.
     signals, kind = f"<{module.lanes} x i32>", fields[stop].dtype
     if kind != np.int32 or fields[stop].shape:

@@ -159,9 +159,14 @@ def read_back(path: Path) -> bytes | None:
 
 def keep(path: Path, code: bytes) -> None:
     """Write object code to disk, at once or not at all; a folder that cannot be written is no error."""
-    with contextlib.suppress(OSError):
+    temporary = None
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent)
         with os.fdopen(handle, "wb") as file:
             file.write(hashlib.sha256(code).digest() + code)
         Path(temporary).replace(path)
+    except OSError:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                Path(temporary).unlink()
