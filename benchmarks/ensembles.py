@@ -1,6 +1,7 @@
 """Gradient steps per second of gdmap.ensemble, beside what else can be run or written, in one run.
 
     python benchmarks/ensembles.py [--quick] [--only NAME ...] [--json FILE]
+    (a JSON file that is there is completed: rows measured again are replaced)
     python benchmarks/ensembles.py --table FILE.json docs/speed.md
 
 gdmap.ensemble is timed as a user calls it, with each engine: every fate, with its checks, period search,
@@ -45,7 +46,7 @@ import gdmap
 ENGINES = ("simd", "xla") if "engine" in inspect.signature(gdmap.ensemble).parameters else (None,)
 PACKAGES = ("gdmap", "jax", "jaxlib", "numpy", "llvmlite", "numba", "torch")
 COMPARED_STEPS, COMPARED_STARTS = 100, 64
-FEWEST = 256
+FEWEST = 16
 GEMM_SIZE = 1024
 
 
@@ -62,10 +63,11 @@ class Effort(NamedTuple):
     largest_batch: int
     most_steps: int
     widest: int
+    left_out: frozenset[str] = frozenset()
 
 
-FULL = Effort(3, 8192, 1024, 0.5, 3.0, 10**6, 10**6, 16)
-QUICK = Effort(1, 64, 64, 0.05, 0.1, 10**4, 10**4, 4)
+FULL = Effort(2, 8192, 1024, 0.25, 0.8, 10**5, 10**5, 12)
+QUICK = Effort(1, 64, 64, 0.05, 0.1, 10**4, 10**4, 4, frozenset({"torch.compile"}))
 
 
 class Arm(NamedTuple):
@@ -107,7 +109,7 @@ class PlainLoop:
 
 
 def peer_loops(
-    problem: Problem, starts: np.ndarray, step_size: float, quick: bool
+    problem: Problem, starts: np.ndarray, step_size: float, left_out: frozenset[str]
 ) -> dict[str, Callable[[], Any]]:
     """What makes each loop, by name; making one may fail, with the reason."""
 
@@ -121,8 +123,8 @@ def peer_loops(
     def torch(compiled: bool) -> Any:
         if importlib.util.find_spec("torch") is None:
             raise LookupError("PyTorch is not installed")
-        if compiled and quick:
-            raise LookupError("left out by --quick")
+        if compiled and "torch.compile" in left_out:
+            raise LookupError("left out")
         from peers.torch_loops import Loop
 
         return Loop(problem.key, starts, step_size, problem.constants, compiled)
@@ -140,7 +142,7 @@ def loop_arms(problem: Problem, effort: Effort) -> tuple[list[Arm], dict[str, st
     """The loops with as many steps as fill the time of a call, and why others are missing."""
     starts = problem.draw(problem.long, effort.starts)
     arms, missing = [], {}
-    for name, make in peer_loops(problem, starts, problem.long.step_size, effort is QUICK).items():
+    for name, make in peer_loops(problem, starts, problem.long.step_size, effort.left_out).items():
         try:
             loop = make()
             first = seconds(lambda loop=loop: loop.run(1))
@@ -186,6 +188,9 @@ def gdmap_arm(problem: Problem, effort: Effort, engine: str | None, ahead: dict[
     """
     starts = problem.draw(problem.long, effort.starts)
     horizon = min(problem.long.steps, effort.horizon)
+    # Where following what does not end costs much, the whole horizon at once, so that all ends.
+    if ahead is None and problem.long.starts < effort.starts and effort.starts > FEWEST:
+        horizon = problem.long.steps
     held: dict[str, Any] = {}
 
     def run(steps: int) -> float:
@@ -253,7 +258,7 @@ def short_run(problem: Problem, effort: Effort) -> dict[str, Any]:
     """Seconds of an ordinary call with each engine, best of the rounds."""
     assert problem.short is not None
     starts = problem.draw(problem.short, effort.starts)
-    steps = problem.short.steps if effort is FULL else 500
+    steps = problem.short.steps if effort.starts != QUICK.starts else 500
     row: dict[str, Any] = {"starts": len(starts), "horizon": steps, "step size": problem.short.step_size}
     calls = {
         engine: lambda engine=engine: row.update(
@@ -482,6 +487,9 @@ def main() -> None:
         "--quick", action="store_true", help="small sizes, one round: tries the benchmark, not the speed"
     )
     parser.add_argument("--only", nargs="+", metavar="NAME", help="keys of objectives; 'growth' for the fits")
+    parser.add_argument(
+        "--without", nargs="+", default=[], metavar="ARM", help="leave out torch.compile (minutes)"
+    )
     parser.add_argument("--json", metavar="FILE", help="write the results there")
     parser.add_argument(
         "--table", nargs=2, metavar=("JSON", "PAGE"), help="make the page from results, and nothing else"
@@ -497,6 +505,7 @@ def main() -> None:
         parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(known)}")
     warnings.filterwarnings("ignore", module="torch")
     effort = QUICK if arguments.quick else FULL
+    effort = effort._replace(left_out=effort.left_out | frozenset(arguments.without))
     results: dict[str, Any] = {
         "environment": environment(),
         "quick": arguments.quick,
@@ -504,30 +513,53 @@ def main() -> None:
     }
     cpu, cores = results["environment"]["cpu"], results["environment"]["cores"]
     peaks = [(fma_peak(), gemm_peak())]
-    results["rows"] = []
+    target = Path(arguments.json) if arguments.json else None
+    before = json.loads(target.read_text()) if target is not None and target.exists() else {}
+    if before and (before["environment"], before["quick"]) != (results["environment"], results["quick"]):
+        parser.error(f"{target} was measured elsewhere, or with --quick: give another file, or remove it")
+    rows = {row["key"]: row for row in before.get("rows", [])}
+    results["growth"] = before.get("growth", {})
+    if before:
+        peaks.append((before["peak"].get("vectors", math.nan), before["peak"]["GEMM flop/s"]))
+
+    def write() -> None:
+        """What is known so far, row by row: a run that is cut off has not been in vain."""
+        vectors, matrices = (
+            max((v for v in values if not math.isnan(v)), default=math.nan) for values in zip(*peaks, strict=True)
+        )
+        peak = matrices if math.isnan(vectors) else vectors
+        results["peak"] = {
+            "flop/s": peak,
+            "by": "GEMM" if math.isnan(vectors) else "fused multiply-adds in registers",
+            "GEMM flop/s": matrices,
+            "vectors": vectors,
+        }
+        results["rows"] = [rows[problem.key] for problem in problems() if problem.key in rows]
+        for row in results["rows"]:
+            for arm in row["arms"].values():
+                arm["share of peak"] = arm["best steps/s"] * row["flops"] / peak
+        results["load after"] = load_average()
+        if target is not None:
+            target.write_text(json.dumps(results, indent=1) + "\n")
+
     for problem in problems():
         if problem.key in chosen:
-            results["rows"].append(measure(problem, effort))
+            rows[problem.key] = measure(problem, effort)
             # The machine may have been busy before: the best that is ever seen is the peak.
             peaks.append((fma_peak(), gemm_peak()))
-            show(results["rows"][-1])
-    vectors, matrices = map(max, zip(*peaks, strict=True))
-    peak = matrices if math.isnan(vectors) else vectors
-    results["peak"] = {
-        "flop/s": peak,
-        "by": "GEMM" if math.isnan(vectors) else "fused multiply-adds in registers",
-        "GEMM flop/s": matrices,
-    }
+            show(rows[problem.key])
+            write()
+    write()
+    peak, matrices = results["peak"]["flop/s"], results["peak"]["GEMM flop/s"]
     print(
         f"\nshares of the peak, {peak / 1e9:.0f} Gflop/s ({results['peak']['by']}; GEMM {matrices / 1e9:.0f}); "
         f"{cpu}, {cores} cores"
     )
     for row in results["rows"]:
-        for arm in row["arms"].values():
-            arm["share of peak"] = arm["best steps/s"] * row["flops"] / peak
         shares = ", ".join(f"{name} {arm['share of peak']:.2%}" for name, arm in row["arms"].items())
         print(f"  {row['objective']:24}{shares}")
-    results["growth"] = growths(effort) if "growth" in chosen else {}
+    if "growth" in chosen:
+        results["growth"] = growths(effort)
     for name, fit in results["growth"].items():
         print(
             f"\ntime ~ size^{fit['slope']:.3f} +- {fit['standard error']:.3f}: {name}; {', '.join(fit['engine'])}"
@@ -536,9 +568,7 @@ def main() -> None:
             "  "
             + ", ".join(f"{size}: {spent:.3g} s" for size, spent in zip(fit["sizes"], fit["seconds"], strict=True))
         )
-    results["load after"] = load_average()
-    if arguments.json:
-        Path(arguments.json).write_text(json.dumps(results, indent=1) + "\n")
+    write()
 
 
 if __name__ == "__main__":

@@ -134,7 +134,7 @@ def problems() -> tuple[Problem, ...]:
         ),
         problem(
             *("linear_5_5_5_5", "linear 5-5-5-5", cube, (diagonal,), Cost(6 * 250 + 25 + 2 * 75)),
-            *(Run(many, 2e-3, never, 0.3), Run(2048, 0.2, horizon, 0.3)),
+            *(Run(1024, 5e-4, 10**6, 0.3), Run(2048, 0.2, horizon, 0.3)),
         ),
         problem(
             *(
@@ -144,11 +144,11 @@ def problems() -> tuple[Problem, ...]:
                 statistics,
                 Cost(2 * (4 * 640 + 512) + 80 + 2 * 144),
             ),
-            *(Run(4096, 2e-2, 10**6, 0.1), Run(1024, 0.5, horizon, 0.1)),
+            *(Run(512, 2e-2, 10**6, 0.1), Run(1024, 0.5, horizon, 0.1)),
         ),
         problem(
             *("mlp_2_8_1", "MLP 2-8-1, 32 points", planar, plane, Cost(32 * (8 * 15 + 2) + 8 * 9 + 2, 32 * 8)),
-            *(Run(2048, 0.05, 4000, 0.5), Run(256, 0.5, horizon, 0.5)),
+            *(Run(512, 0.05, 40_000, 0.5), Run(256, 0.5, horizon, 0.5)),
         ),
         # Steps so short that the runs go straight on: what follows runs that do not is not stepping.
         problem(
