@@ -134,7 +134,7 @@ def problems() -> tuple[Problem, ...]:
         ),
         problem(
             *("linear_5_5_5_5", "linear 5-5-5-5", cube, (diagonal,), Cost(6 * 250 + 25 + 2 * 75)),
-            *(Run(1024, 5e-4, 10**6, 0.3), Run(2048, 0.2, horizon, 0.3)),
+            *(Run(4096, 5e-4, 10**6, 0.3), Run(2048, 0.2, horizon, 0.3)),
         ),
         problem(
             *(
@@ -144,7 +144,7 @@ def problems() -> tuple[Problem, ...]:
                 statistics,
                 Cost(2 * (4 * 640 + 512) + 80 + 2 * 144),
             ),
-            *(Run(512, 2e-2, 10**6, 0.1), Run(1024, 0.5, horizon, 0.1)),
+            *(Run(2048, 2e-2, 10**6, 0.1), Run(1024, 0.5, horizon, 0.1)),
         ),
         problem(
             *("mlp_2_8_1", "MLP 2-8-1, 32 points", planar, plane, Cost(32 * (8 * 15 + 2) + 8 * 9 + 2, 32 * 8)),

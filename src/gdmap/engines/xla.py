@@ -8,6 +8,7 @@ depends neither on the others in its batch nor on how the batch was cut (XLA com
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -450,23 +451,27 @@ def in_blocks(function: Callable[..., Any], lane_arrays: Any, block: int, thread
     given; the result is a pytree of NumPy arrays with the same leading length.
     """
     count = len(jax.tree.leaves(lane_arrays)[0])
+    guard = Lock()
+    whole: list[Any] = []
 
-    def run(begin: int) -> Any:
-        rows = np.minimum(np.arange(begin, begin + block), count - 1)
+    def run(begin: int) -> None:
+        rows, kept = np.minimum(np.arange(begin, begin + block), count - 1), min(block, count - begin)
         with float64():
-            result = function(jax.tree.map(lambda array: array[rows], lane_arrays))
-            kept = min(block, count - begin)
-            return jax.tree.map(lambda array: np.array(array)[:kept], result)
+            result = jax.tree.map(np.asarray, function(jax.tree.map(lambda array: array[rows], lane_arrays)))
+        with guard:
+            if not whole:
+                whole.append(jax.tree.map(lambda part: np.empty((count, *part.shape[1:]), part.dtype), result))
+        for target, part in zip(jax.tree.leaves(whole[0]), jax.tree.leaves(result), strict=True):
+            target[begin : begin + kept] = part[:kept]
 
     begins = range(0, count, block)
-    if len(begins) == 1:
-        return run(0)
-    if threads == 1:
-        results = [run(begin) for begin in begins]
+    if threads == 1 or len(begins) == 1:
+        for begin in begins:
+            run(begin)
     else:
         with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-            results = list(pool.map(run, begins))
-    return jax.tree.map(lambda *parts: np.concatenate(parts), *results)
+            list(pool.map(run, begins))
+    return whole[0]
 
 
 @eqx.filter_jit

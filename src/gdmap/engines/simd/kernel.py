@@ -112,6 +112,15 @@ class Layout(NamedTuple):
         """The first ``count`` lanes of blocks as rows ``(count, size)``."""
         return blocks.transpose(0, 2, 1).reshape(-1, blocks.shape[1])[:count]
 
+    def idle(self, stopped: np.ndarray) -> float:
+        """The share of the blocks still at work that packing the lanes anew would save."""
+        blocks = -(-len(stopped) // self.lanes)
+        running = np.zeros(blocks * self.lanes, bool)
+        running[: len(stopped)] = ~stopped
+        at_work = int(np.count_nonzero(running.reshape(blocks, -1).any(axis=1)))
+        needed = -(-int(np.count_nonzero(running)) // self.lanes)
+        return (at_work - needed) / at_work if at_work else 0.0
+
 
 def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     """An uninitialised array that begins at a cache line, as kernels need."""

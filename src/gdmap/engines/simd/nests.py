@@ -171,6 +171,25 @@ class Writer:
         self._loads = loads
         self.open_block(after)
 
+    @contextmanager
+    def where_any(self, test: Expression) -> Iterator[None]:
+        """Instructions that are carried out if the test holds in some lane."""
+        lanes = self.module.lanes
+        function = f"@llvm.vector.reduce.or.v{lanes}i1"
+        self.module.declarations[f"declare i1 {function}(<{lanes} x i1>)"] = None
+        holds = self.element(test, Index((), ()), {})
+        some = self.emit(f"call i1 {function}(<{lanes} x i1> {holds})", "t")
+        inside, after = self.name("some")[1:], self.name("all")[1:]
+        self.do(f"br i1 {some}, label %{inside}, label %{after}")
+        self.open_block(inside)
+        self._addresses.append({})
+        loads, self._loads = self._loads, {}
+        yield
+        self._addresses.pop()
+        self._loads = loads
+        self.do(f"br label %{after}")
+        self.open_block(after)
+
     def address(self, view: View, index: "Index") -> str:
         """The pointer to an element."""
         buffer = view.buffer

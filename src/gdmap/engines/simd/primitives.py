@@ -66,6 +66,8 @@ FOLDS = {
 CHEAP = 4
 # Larger tables of which element goes where are no job for straight-line code.
 LONGEST_TAKE = 4096
+# Branches of fewer operations are computed always, and the results selected.
+LONG_BRANCH = 256
 # What lies deeper than so many operations is stored: the translation recurs.
 DEEPEST = 100
 
@@ -517,10 +519,13 @@ class Builder:
         which, *arguments = operands
         arguments = [self.operand(argument) for argument in arguments]
         known = {p: value.array for p, value in enumerate(arguments) if isinstance(value, Constant)}
-        self.branches += 1
-        branches = [self.run(flat(branch, known), arguments) for branch in equation.params["branches"]]
-        self.branches -= 1
         which = self.operand(which)
+        self.branches += 1
+        branches = [
+            self._branch(flat(branch, known), number, len(equation.params["branches"]), which, arguments)
+            for number, branch in enumerate(equation.params["branches"])
+        ]
+        self.branches -= 1
         found = list(branches[0])
         for number, branch in enumerate(branches[1:], 1):
             for position, result in enumerate(equation.results):
@@ -528,6 +533,22 @@ class Builder:
                 test = which if which.dtype.kind == "b" else Apply("ge", (which, at), np.dtype(bool))
                 found[position] = self._selected(test, branch[position], found[position], result)
         return found
+
+    def _branch(
+        self, program: Program, number: int, count: int, which: Expression, arguments: list[Expression]
+    ) -> list[Expression]:
+        """The results of a branch, computed in all lanes; one that is long only where some lane takes it."""
+        if operations_of(program) < LONG_BRANCH or isinstance(which, Constant):
+            return self.run(program, arguments)
+        # Beyond the first and the last branch the number is clamped.
+        clamped = {0: "le", count - 1: "ge"} if which.dtype.kind != "b" else {}
+        test = (which, Constant(np.asarray(number, which.dtype)))
+        taken = self.stored(Apply(clamped.get(number, "eq"), test, np.dtype(bool)))
+        kinds = [kind_of(output) for output in program.outputs]
+        places = [View.whole(self.writer.allocate(math.prod(shape), dtype), shape) for shape, dtype in kinds]
+        with self.writer.where_any(taken):
+            self.run(program, arguments, places)
+        return list(places)
 
     def _scan(self, equation: Equation, operands: list[Expression]) -> list[Expression]:
         params = equation.params
@@ -547,23 +568,54 @@ def is_elementwise(expression: Expression) -> bool:
 
 
 def simplified(operation: str, arguments: tuple[Expression, ...], dtype: np.dtype) -> Expression:
-    """An elementwise operation, without the additions of the zeros that padding put there."""
-    if dtype.kind == "f" and operation == "add":
-        for zero, other in (arguments, arguments[::-1]):
-            if isinstance(zero, Constant) and zero.is_uniform and zero.size and zero.array.reshape(-1)[0] == 0:
+    """An elementwise operation, without what does not change the result: zeros added, factors that cancel."""
+    if dtype.kind == "f" and operation in ("add", "mul"):
+        neutral = 0 if operation == "add" else 1
+        for known, other in (arguments, arguments[::-1]):
+            number = number_of(known)
+            if number is not None and number == neutral:
                 return other
-    if dtype.kind == "f" and operation == "mul":
-        for one, other in (arguments, arguments[::-1]):
-            if isinstance(one, Constant) and one.is_uniform and one.size and one.array.reshape(-1)[0] == 1:
-                return other
-    if all(isinstance(argument, Constant) and argument.is_uniform and argument.size for argument in arguments):
-        values = [argument.array.reshape(-1)[0] for argument in arguments if isinstance(argument, Constant)]
-        known = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide, "neg": np.negative}
-        if operation in known:
+            if operation == "mul" and number is not None and is_power_of_two(number):
+                rescaled = rescaling(number, other)
+                if rescaled is not None:
+                    return rescaled
+    if all(number_of(argument) is not None for argument in arguments):
+        values = [number_of(argument) for argument in arguments]
+        functions = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide, "neg": np.negative}
+        if operation in functions:
             with np.errstate(all="ignore"):
-                found = np.asarray(known[operation](*values), dtype)
+                found = np.asarray(functions[operation](*values), dtype)
             return Constant(np.broadcast_to(found, arguments[0].shape))
     return Apply(operation, arguments, dtype if operation not in COMPARISONS else np.dtype(bool))
+
+
+def number_of(expression: Expression) -> Any:
+    """The number that all elements of a constant are, if there is one."""
+    if isinstance(expression, Constant) and expression.is_uniform and expression.size:
+        return expression.array.reshape(-1)[0]
+    return None
+
+
+def is_power_of_two(number: Any) -> bool:
+    """Whether multiplying by a number changes the exponent alone."""
+    return bool(np.isfinite(number)) and abs(np.frexp(number)[0]) == 0.5
+
+
+def rescaling(factor: Any, expression: Expression) -> Expression | None:
+    """``factor * (other * x)`` with one multiplication or none, where both are powers of two.
+
+    The same numbers, unless ``other * x`` overflows: ``other`` is at least one, so nothing underflows. Squares over
+    two make such pairs, for their derivative is ``(2 x) / 2``.
+    """
+    if isinstance(expression, Apply) and expression.operation == "mul":
+        for first, second in (expression.arguments, expression.arguments[::-1]):
+            other = number_of(first)
+            if other is not None and is_power_of_two(other) and abs(other) >= 1:
+                product = np.asarray(factor * other, expression.dtype)
+                if np.isfinite(product) and abs(product) >= np.finfo(expression.dtype).tiny:
+                    constant = Constant(np.broadcast_to(product, expression.shape))
+                    return simplified("mul", (constant, second), expression.dtype)
+    return None
 
 
 class Scan:
@@ -749,6 +801,8 @@ def operations_of(program: Program) -> int:
         size = sum(math.prod(result.shape) for result in equation.results)
         if equation.primitive == "scan":
             total += operations_of(flat(equation.params["jaxpr"]))
+        elif equation.primitive == "cond":
+            total += sum(operations_of(flat(branch)) for branch in equation.params["branches"])
         elif equation.primitive == "dot_general":
             left = equation.operands[0]
             total += size * math.prod(left.shape[axis] for axis in equation.params["dimension_numbers"][0][0])

@@ -7,8 +7,9 @@ step at which a run that looks at every step finds it. Now and then the last sta
 period.
 """
 
+import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,26 +18,23 @@ import numpy as np
 from gdmap.engines.simd.kernel import Kernel, Layout, layout_for
 from gdmap.engines.simd.native import host
 from gdmap.engines.xla import (
+    ALERT,
     CONSECUTIVE,
     LONGEST_PERIOD,
     RECURRENT,
     ROUND,
+    ROUNDS_BEFORE_DOUBLING,
     RUNNING,
     Lanes,
     Tolerances,
     watched_step,
 )
 
-# In kernels only: the look after a stretch was not plain.
-ALERT = 9
 # Steps between two looks, in straight-line code and in loops over arrays.
 STRETCH_SMALL, STRETCH = 128, 64
-# From this age on the search for periods becomes rarer: so many rounds, then none until the age has doubled.
-ROUNDS_BEFORE_DOUBLING = 16
-# Lanes are packed anew when fewer than this share of them still run.
-FULL = 0.875
-# Stretches between two counts of the lanes that still run, at least.
-SLICE = 16
+# Stretches of the first call, and how long a call should take, in seconds: short enough that lanes which have
+# stopped are soon noticed, long enough that noticing costs little.
+FIRST_CALL, SHORT_CALL, LONG_CALL = 16, 2e-3, 8e-3
 # Steps that are looked at one by one after a stretch that was not plain; doubled each time one trajectory needs
 # it.
 PATIENCE = 256
@@ -144,15 +142,20 @@ class NativeRun:
         moves, alert = self._looked_at(lane, last, history[-2], count)
         steps = jnp.where(moves, lane["steps"] + count, lane["steps"])
         newest = history[::-1]
-        reach = jnp.sqrt(jnp.max(jnp.sum((newest - newest[0]) ** 2, axis=1)))
+        apart = jnp.sum((newest - newest[0]) ** 2, axis=1)
         eps = jnp.finfo(last.dtype).eps
-        close = (self.tolerances.period * reach + 16 * eps * jnp.sqrt(squares(last))) ** 2
+        close = (self.tolerances.period * jnp.sqrt(jnp.max(apart)) + 16 * eps * jnp.sqrt(squares(last))) ** 2
         number = self.searched - CONSECUTIVE - 1
-        returns = jnp.ones(number, bool)
-        for k in range(CONSECUTIVE):
-            apart = newest[k + 2 : k + 2 + number] - newest[k]
-            returns = returns & (jnp.sum(apart**2, axis=1) <= close)
-        short = jnp.min(jnp.where(returns, jnp.arange(2, number + 2), LONGEST_PERIOD + 1))
+        back = apart[2 : 2 + number] <= close
+
+        def shortest() -> Any:
+            returns = back
+            for k in range(1, CONSECUTIVE):
+                returns &= jnp.sum((newest[k + 2 : k + 2 + number] - newest[k]) ** 2, axis=1) <= close
+            return jnp.min(jnp.where(returns, jnp.arange(2, number + 2), LONGEST_PERIOD + 1))
+
+        # A state that is back is rare: the ones before it are compared only then.
+        short = jax.lax.cond(jnp.any(back), shortest, lambda: LONGEST_PERIOD + 1)
         recurs = jnp.all(jnp.sum((newest[:CONSECUTIVE] - lane["reference"]) ** 2, axis=1) <= close)
         long = jnp.where(recurs, steps - lane["reference_step"], LONGEST_PERIOD + 1)
         period = jnp.where(short <= LONGEST_PERIOD, short, long)
@@ -218,7 +221,7 @@ class NativeRun:
         return np.concatenate(alerts)
 
     def _rounds(self) -> Iterator[tuple[int, int | None]]:
-        """Stretches, and whether a search for a period follows that renews the reference (none: no search)."""
+        """How many stretches lead to each search for a period, and whether it renews the reference."""
         age = 0
         while True:
             length = ROUND
@@ -231,51 +234,49 @@ class NativeRun:
                 elif since >= ROUNDS_BEFORE_DOUBLING:
                     length = 2 * doubling - age
             age += length
-            left = (length - self.window) // self.stretch
-            part = max(SLICE, left // 8)
-            while left > part:
-                yield part, None
-                left -= part
             rounds = age // ROUND
-            yield left, int(rounds & (rounds - 1) == 0)
+            yield (length - self.window) // self.stretch, int(rounds & (rounds - 1) == 0)
 
     def _packed(
         self, lanes: Lanes, rows: np.ndarray, limit: int, rounds: Iterator[tuple[int, int | None]]
     ) -> np.ndarray:
-        """Run stretches and searches on packed lanes until all have halted; the rows whose look was not plain."""
-        alerts = [rows[:0]]
-        while rows.size:
-            blocks = self._pack(lanes, rows, limit)
-            active = rows.size
-            names = list(blocks)
-            while active and (active >= FULL * rows.size):
-                following = next(rounds, None)
-                if following is None:
-                    break
-                stretches, renew = following
-                if stretches:
-                    self._stretch([blocks[name] for name in names], stretches)
-                if renew is not None:
-                    blocks["renew"][...] = renew
-                    if renew < 0:
-                        blocks["halted"][...] = blocks["signal"] != RUNNING
-                    self._window([blocks[name] for name in names], 1)
-                active = rows.size - int(np.count_nonzero(self._column(blocks["halted"], rows.size)))
-            self._unpack(lanes, rows, blocks)
-            halted = self._column(blocks["halted"], rows.size) != 0
-            signal = self._column(blocks["signal"], rows.size)
-            alerts.append(rows[signal == ALERT])
-            rows = rows[~halted]
-            if following is None:
-                break
+        """Run stretches and searches on packed lanes until all have halted; the rows whose look was not plain.
+
+        Running lanes take the places of those that have halted when these waste as much time as moving them takes.
+        """
+        packed, alerts, call = self._pack(lanes, rows, limit), [rows[:0]], FIRST_CALL
+        wasted, moving = 0.0, 0.0
+        stretches, renew = next(rounds)
+        while packed.rows.size and renew is not None:
+            begin = time.perf_counter()
+            if stretches:
+                part = min(call, stretches)
+                self._stretch(list(packed.blocks.values()), part)
+                stretches -= part
+                call = next_call(call, part, time.perf_counter() - begin)
+            else:
+                self._search(packed.blocks, renew)
+                stretches, renew = next(rounds, (0, None))
+            halted = packed.column("halted") != 0
+            wasted += self.layout.idle(halted) * (time.perf_counter() - begin)
+            if halted.all() or wasted > moving:
+                begin = time.perf_counter()
+                alerts.append(self._unpack(lanes, packed, np.flatnonzero(halted)))
+                packed = packed.without(halted)
+                wasted, moving = 0.0, time.perf_counter() - begin
+        alerts.append(self._unpack(lanes, packed, np.arange(packed.rows.size)))
         found = np.concatenate(alerts)
         lanes.signal[found] = RUNNING
         return found
 
-    def _column(self, blocks: np.ndarray, count: int) -> np.ndarray:
-        return self.layout.unpacked(blocks, count)[:, 0]
+    def _search(self, blocks: dict[str, np.ndarray], renew: int) -> None:
+        """A search for a period in every lane that runs, and after it a new reference or none; -1: the last."""
+        blocks["renew"][...] = renew
+        if renew < 0:
+            blocks["halted"][...] = blocks["signal"] != RUNNING
+        self._window(list(blocks.values()), 1)
 
-    def _pack(self, lanes: Lanes, rows: np.ndarray, limit: int) -> dict[str, np.ndarray]:
+    def _pack(self, lanes: Lanes, rows: np.ndarray, limit: int) -> "Packed":
         count = len(rows)
         with np.errstate(over="ignore"):
             escape = lanes.escape_radius[rows] ** 2
@@ -295,17 +296,20 @@ class NativeRun:
             "signal": np.zeros(count, np.int32),
             "halted": np.zeros(count, np.int32),
         }
-        return {
+        blocks = {
             name: self.layout.packed(np.asarray(values[name], np.asarray(example).dtype))
             for name, example in self.fields.items()
         }
+        return Packed(rows, blocks, self.layout)
 
-    def _unpack(self, lanes: Lanes, rows: np.ndarray, blocks: dict[str, np.ndarray]) -> None:
+    def _unpack(self, lanes: Lanes, packed: "Packed", places: np.ndarray) -> np.ndarray:
+        """Write the lanes at some places back; the rows of those whose look was not plain."""
+        rows = packed.rows[places]
         for name in ("state", "steps", "signal", "reference", "reference_step", "period"):
-            values = self.layout.unpacked(blocks[name], rows.size)
             field = getattr(lanes, name)
-            field[rows] = values.reshape(rows.size, *field.shape[1:])
+            field[rows] = packed.at(name, places).reshape(rows.size, *field.shape[1:])
         lanes.streak[rows], lanes.outside[rows] = 0, 0
+        return np.asarray(rows[lanes.signal[rows] == ALERT])
 
     def _watched(self, lanes: Lanes, rows: np.ndarray, until: np.ndarray) -> None:
         """Take lanes to ``until`` with a look at every step, in place."""
@@ -324,6 +328,46 @@ class NativeRun:
             found = self.layout.unpacked(blocks[name], rows.size)
             field = getattr(lanes, name)
             field[rows] = found.reshape(rows.size, *field.shape[1:])
+
+
+class Packed(NamedTuple):
+    """Lanes in blocks, and which rows they are; the last block is filled up."""
+
+    rows: np.ndarray
+    blocks: dict[str, np.ndarray]
+    layout: Layout
+
+    def column(self, name: str) -> np.ndarray:
+        """A field of one number, lane by lane."""
+        return self.layout.unpacked(self.blocks[name], self.rows.size)[:, 0]
+
+    def at(self, name: str, places: np.ndarray) -> np.ndarray:
+        """A field at some places, shape ``(places, size)``."""
+        block, lane = np.divmod(places, self.layout.lanes)
+        return np.asarray(self.blocks[name][block, :, lane])
+
+    def without(self, halted: np.ndarray) -> "Packed":
+        """The others alone, on the same memory: the last take the places of the first that have halted."""
+        left = int(np.count_nonzero(~halted))
+        holes, sources = np.flatnonzero(halted[:left]), left + np.flatnonzero(~halted[left:])
+        block, lane = np.divmod(holes, self.layout.lanes)
+        kept = -(-left // self.layout.lanes)
+        blocks = {}
+        for name, field in self.blocks.items():
+            field[block, :, lane] = self.at(name, sources)
+            blocks[name] = field[:kept]
+        rows = self.rows.copy()
+        rows[holes] = rows[sources]
+        # Behind the last lane nothing is to be done.
+        blocks["halted"].transpose(0, 2, 1).reshape(-1)[left:] = 1
+        return Packed(rows[:left], blocks, self.layout)
+
+
+def next_call(call: int, made: int, spent: float) -> int:
+    """Stretches of the next call, by what the last one took."""
+    if spent < SHORT_CALL:
+        return 2 * call if made == call else call
+    return max(FIRST_CALL, call // 2) if spent > LONG_CALL else call
 
 
 def squares(vector: Any) -> Any:
