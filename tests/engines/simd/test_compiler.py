@@ -495,6 +495,53 @@ def test_branches_keep_what_is_used_after_them():
     check(functions, numbers(6, seed=8))
 
 
+def test_long_branches_are_computed_for_the_lanes_that_take_them():
+    matrix = np.random.default_rng(5).normal(size=(12, 12))
+
+    def shrunk(v):
+        return lax.fori_loop(0, 5, lambda _, u: jnp.tanh(matrix @ u) / 2, v)
+
+    def spread(v):
+        return jnp.sum(jnp.exp(-((v[:, None] - v[None, :]) ** 2)), axis=1)
+
+    def chosen(v):
+        return lax.switch(v[0].astype(jnp.int32), [shrunk, jnp.negative, spread], v) * v[1]
+
+    functions = {
+        "switch": chosen,
+        "cond": lambda v: lax.cond(v[0] > 2, spread, shrunk, v) + lax.cond(v[1] > 99, shrunk, jnp.abs, v),
+        "inner": lambda v: lax.cond(v[0] > 0, lambda u: lax.cond(u[0] > 1, spread, shrunk, u), spread, v),
+    }
+    mixed, one = numbers(12, seed=6), numbers(12, seed=7)
+    # Numbers of branches beyond the first and the last count as these.
+    mixed[:, 0] = np.arange(LANES) % 7 - 2 + 0.5
+    one[:, 0] = 3.5
+    check(functions, mixed)
+    check(functions, one)
+
+
+def test_factors_that_cancel_are_left_out_and_no_others():
+    x = numbers(6, seed=9)
+    x[:8, 0] = 0.0, -0.0, np.inf, -np.inf, np.nan, 5e-324, -3e-320, 1e308
+    functions = {
+        f"{a} * ({b} * x)": functools.partial(lambda v, a, b: a * (b * v), a=a, b=b)
+        for a, b in ((0.5, 2.0), (0.25, -2.0), (2.0, 0.5), (4.0, 0.25), (0.5, 3.0), (3.0, 2.0), (2.0**-1000, 2.0))
+    }
+    for kind, layout in LAYOUTS.items():
+        for name, ours in zip(functions, native(functions.values(), [x], layout), strict=True):
+            with np.errstate(over="ignore", under="ignore"):
+                theirs = functions[name](x)
+            overflows = np.isinf(theirs) & np.isfinite(x)
+            np.testing.assert_array_equal(ours[0][~overflows], theirs[~overflows], f"{name} ({kind})")
+    kernels = [
+        Kernel(lambda stop, v, f=f: (stop, jax.grad(f)(v)), (np.int32(0), np.zeros(3)), 0, SMALL).text.count(
+            "fmul"
+        )
+        for f in (lambda v: jnp.sum(v**2) / 2, lambda v: jnp.sum(v**2) / 3)
+    ]
+    assert kernels[0] == 0 < kernels[1]
+
+
 def test_long_chains():
     check(
         {"chain": lambda v: functools.reduce(lambda a, _: jnp.where(a > 0, a * 0.999, a) + 1e-3, range(500), v)},

@@ -9,6 +9,8 @@ import pytest
 
 import gdmap
 from gdmap import Function, GradientDescent, LinearNetwork, Optimiser
+from gdmap.engines.simd.kernel import Layout
+from gdmap.engines.simd.run import Packed
 
 TWO = Function(lambda w: (w[0] * w[1] - 1) ** 2 / 2, 2)
 WELL = Function(lambda x: (x[0] ** 2 - 1) ** 2 / 4, 1)
@@ -96,3 +98,25 @@ def test_random_maps_have_no_native_engine():
     loss = gdmap.Objective(lambda w, x: (w * x - 1) ** 2, np.float64(0.3), data=(np.array([1.0, 2.0]),))
     with pytest.raises(ValueError, match="random maps"):
         gdmap.ensemble(gdmap.StochasticGradientDescent(loss, 0.01), [[0.5]], 10, engine="simd")
+
+
+@pytest.mark.parametrize("layout", [Layout(8, 1, False), Layout(64, 8, True)])
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.6, 1.0])
+def test_running_lanes_move_into_the_places_of_the_others(layout, share):
+    rng = np.random.default_rng(0)
+    for count in (1, 7, 64, 65, 300):
+        numbers, halted = rng.normal(size=(count, 5)), rng.random(count) < share
+        stops = halted.astype(np.int32)
+        blocks = {"state": layout.packed(numbers), "halted": layout.packed(stops[:, None])}
+        idle = layout.idle(halted)
+        packed = Packed(np.arange(count), blocks, layout).without(halted)
+        left = np.count_nonzero(~halted)
+        assert sorted(packed.rows) == sorted(np.flatnonzero(~halted))
+        np.testing.assert_array_equal(packed.at("state", np.arange(left)), numbers[packed.rows])
+        assert len(packed.blocks["state"]) == -(-left // layout.lanes)
+        assert packed.column("halted").sum() == 0
+        # Behind the last lane nothing runs.
+        assert np.count_nonzero(packed.blocks["halted"] == 0) == left
+        assert 0 <= idle < 1
+        assert idle == 0 or left < count
+        assert layout.idle(np.zeros(count, bool)) == 0

@@ -604,8 +604,8 @@ def is_power_of_two(number: Any) -> bool:
 def rescaling(factor: Any, expression: Expression) -> Expression | None:
     """``factor * (other * x)`` with one multiplication or none, where both are powers of two.
 
-    The same numbers, unless ``other * x`` overflows: ``other`` is at least one, so nothing underflows. Squares over
-    two make such pairs, for their derivative is ``(2 x) / 2``.
+    The same numbers, unless ``other * x`` overflows; ``other`` is at least one, so nothing underflows. Squares
+    over two make such pairs: their derivative is ``(2 x) / 2``.
     """
     if isinstance(expression, Apply) and expression.operation == "mul":
         for first, second in (expression.arguments, expression.arguments[::-1]):
