@@ -9,9 +9,9 @@ judging and packing; its steps are those of its result. The others make a fixed 
 else: a plain JAX loop, PyTorch, and loops written by hand in C and for Numba where there are any. All is float64,
 gradient descent, compiled beforehand; the arms take turns and their best rates are shown (the JSON has all).
 
-The long run has a step size so small that most starts need many thousands of steps to their minimum. A slower
-engine is given fewer starts; one that would take too long even so stops at an earlier horizon, without fates. The
-short run has an ordinary step size, and takes seconds mostly for what is not stepping.
+The long run has a step size so small that most starts need many thousands of steps to their minimum. An engine
+that would take too long for that stops at an earlier horizon, without fates. The short run has an ordinary step
+size, and takes seconds mostly for what is not stepping.
 """
 
 import argparse
@@ -183,8 +183,8 @@ def ensemble(problem: Problem, starts: np.ndarray, step_size: float, steps: int,
 def gdmap_arm(problem: Problem, effort: Effort, engine: str | None, ahead: dict[str, Any] | None) -> Arm:
     """The long run with one engine, compiled.
 
-    It ends with every fate if that takes a few seconds. Where the engine `ahead` of it could do that, this one
-    runs as far, with fewer starts if it is slower; otherwise with an earlier horizon.
+    It ends with every fate if that takes a few seconds, or not many more where the engine `ahead` of it could do
+    that; otherwise at an earlier horizon.
     """
     starts = problem.draw(problem.long, effort.starts)
     horizon = min(problem.long.steps, effort.horizon)
@@ -198,23 +198,16 @@ def gdmap_arm(problem: Problem, effort: Effort, engine: str | None, ahead: dict[
             lambda: held.update(result=ensemble(problem, starts, problem.long.step_size, steps, engine))
         )
 
-    if ahead is not None and ahead["complete"]:
-        starts = starts[:FEWEST]
-        first, spent, twice = run(horizon), run(horizon), run(2 * horizon)
-        # The second thousand steps: without what a call takes besides.
-        rate = len(starts) * horizon / max(twice - spent, 1e-6)
-        count = round(effort.call_seconds * rate / ahead["mean steps"])
-        starts = problem.draw(problem.long, max(FEWEST, min(count, effort.starts)))
-        compilation, horizon = max(0.0, first - spent), problem.long.steps
+    first, spent = run(horizon), run(horizon)
+    compilation = max(0.0, first - spent)
+    if ahead is not None and ahead["complete"] and spent * ahead["mean steps"] / horizon < 4 * effort.call_seconds:
+        horizon = problem.long.steps
         run(horizon)
-    else:
-        first, spent = run(horizon), run(horizon)
-        compilation = max(0.0, first - spent)
-        while spent < effort.call_seconds and moving(held["result"], horizon) and horizon < problem.long.steps:
-            # What is not stepping is part of the time: the next horizon is at most so much longer.
-            grows = max(1.5, min(8.0, effort.call_seconds / max(spent, 1e-6)))
-            horizon = min(problem.long.steps, math.ceil(horizon * grows))
-            spent = run(horizon)
+    while spent < effort.call_seconds and moving(held["result"], horizon) and horizon < problem.long.steps:
+        # What is not stepping is part of the time: the next horizon is at most so much longer.
+        grows = max(1.5, min(8.0, effort.call_seconds / max(spent, 1e-6)))
+        horizon = min(problem.long.steps, math.ceil(horizon * grows))
+        spent = run(horizon)
     result = held["result"]
 
     def call() -> int:
@@ -254,8 +247,8 @@ def difference(problem: Problem, engine: str | None) -> float:
     return float(np.abs(result.state.values - plain.states())[ran].max(initial=0.0)) if ran.any() else math.nan
 
 
-def short_run(problem: Problem, effort: Effort) -> dict[str, Any]:
-    """Seconds of an ordinary call with each engine, best of the rounds."""
+def short_run(problem: Problem, effort: Effort, engines: list[str | None]) -> dict[str, Any]:
+    """Seconds of an ordinary call with each of the engines, best of the rounds."""
     assert problem.short is not None
     starts = problem.draw(problem.short, effort.starts)
     steps = problem.short.steps if effort.starts != QUICK.starts else 500
@@ -264,7 +257,7 @@ def short_run(problem: Problem, effort: Effort) -> dict[str, Any]:
         engine: lambda engine=engine: row.update(
             result=ensemble(problem, starts, problem.short.step_size, steps, engine)
         )
-        for engine in ENGINES
+        for engine in engines
     }
     row["engines"] = {}
     for engine, call in calls.items():
@@ -416,10 +409,13 @@ def growths(effort: Effort) -> dict[str, Any]:
 def measure(problem: Problem, effort: Effort) -> dict[str, Any]:
     """One row: all arms in turn, `effort.rounds` times."""
     arms, missing = loop_arms(problem, effort)
-    own: list[Arm] = []
+    own: dict[str | None, Arm] = {}
     for engine in ENGINES:
-        own.append(gdmap_arm(problem, effort, engine, own[0].said if own else None))
-    arms = [*own, *arms]
+        try:
+            own[engine] = gdmap_arm(problem, effort, engine, next((arm.said for arm in own.values()), None))
+        except ValueError as error:
+            missing[f"gdmap {engine}"] = str(error).split(";")[0]
+    arms = [*own.values(), *arms]
     rates: dict[str, list[float]] = {arm.name: [] for arm in arms}
     spent: dict[str, list[float]] = {arm.name: [] for arm in arms}
     for _ in range(effort.rounds):
@@ -447,9 +443,9 @@ def measure(problem: Problem, effort: Effort) -> dict[str, Any]:
             "s": min(spent[arm.name]),
             **arm.said,
         }
-    row["difference after 100 steps"] = {engine or "default": difference(problem, engine) for engine in ENGINES}
+    row["difference after 100 steps"] = {engine or "default": difference(problem, engine) for engine in own}
     if problem.short is not None:
-        short = row["short run"] = short_run(problem, effort)
+        short = row["short run"] = short_run(problem, effort, list(own))
         short["plain JAX s"] = short["starts"] * short["horizon"] / row["arms"]["JAX"]["best steps/s"]
     return row
 

@@ -1,6 +1,5 @@
 """docs/speed.md from the results of the benchmark."""
 
-import math
 from typing import Any
 
 PEERS = ("JAX", "PyTorch", "torch.compile", "Numba", "C")
@@ -31,7 +30,7 @@ def page(results: dict[str, Any]) -> str:
         "`gdmap.ensemble`, fates and all, by engine; the others step and do nothing else. JAX is a plain "
         "`jit(vmap(step))` in a `fori_loop`, PyTorch a loop over `vmap(grad(loss))`; C and Numba are written by "
         f"hand (C: `{environment['flags of C']}`, one trajectory per vector lane, all cores). The last columns "
-        f"are ratios of `{engines[0]}`.",
+        f"are ratios of the engine that `gdmap.ensemble` chooses: `{engines[0]}` where it can run the map.",
         table(
             ["objective", *engines, *peers, "/ JAX", *(["/ C"] if "C" in peers else [])],
             [rate_row(row, engines, peers) for row in rows],
@@ -76,7 +75,7 @@ def page(results: dict[str, Any]) -> str:
 
 def rate_row(row: dict[str, Any], engines: list[str], peers: list[str]) -> list[str]:
     rates = {name: arm["best steps/s"] for name, arm in row["arms"].items()}
-    ours = rates.get(engines[0], math.nan)
+    ours = next(rates[name] for name in engines if name in rates)
     ratios = [ratio(ours, rates.get(name)) for name in ("JAX", *(["C"] if "C" in peers else []))]
     return [row["objective"], *(millions(rates.get(name)) for name in (*engines, *peers)), *ratios]
 
@@ -84,6 +83,8 @@ def rate_row(row: dict[str, Any], engines: list[str], peers: list[str]) -> list[
 def share_rows(row: dict[str, Any], engines: list[str], with_c: bool) -> list[list[str]]:
     lines = []
     for name in engines:
+        if name not in row["arms"]:
+            continue
         arm = row["arms"][name]
         fates = ", ".join(f"{count} {fate}" for fate, count in arm["fates"].items())
         compared = [share(row["arms"].get(peer)) for peer in ("JAX", *(["C"] if with_c else []))]

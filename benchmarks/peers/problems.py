@@ -154,6 +154,6 @@ def problems() -> tuple[Problem, ...]:
         problem(
             *("mlp_784_32_10", "MLP 784-32-10", deep, noise),
             Cost(2 * 256 * (2 * 784 * 32 + 3 * 32 * 10), 256 * (32 + 10)),
-            *(Run(16, 1e-6, 512, 0.05), None),
+            *(Run(16, 1e-6, 4096, 0.05), None),
         ),
     )
