@@ -29,7 +29,7 @@ MAPS = {
 
 
 @pytest.mark.parametrize("name", MAPS)
-@pytest.mark.parametrize("max_steps", [1, 60, 333, 5000])
+@pytest.mark.parametrize("max_steps", [1, 60, 67, 68, 100, 128, 333, 5000])
 def test_engines_agree(name, max_steps):
     map_, dim, scale = MAPS[name]
     starts = gdmap.gaussian_starts(70, dim, scale=scale)
@@ -120,3 +120,18 @@ def test_running_lanes_move_into_the_places_of_the_others(layout, share):
         assert 0 <= idle < 1
         assert idle == 0 or left < count
         assert layout.idle(np.zeros(count, bool)) == 0
+
+
+def test_a_cycle_is_found_at_the_end_of_a_short_run():
+    """There is a search at the horizon wherever the states that it needs were passed since the last event."""
+    starts = gdmap.gaussian_starts(40, 2, scale=0.3) + 1.0
+    for max_steps in (67, 90, 127, 140, 330):
+        found = gdmap.ensemble(GradientDescent(TWO, 1.1), starts, max_steps, engine="simd", max_period=64)
+        expected = gdmap.ensemble(GradientDescent(TWO, 1.1), starts, max_steps, engine="xla", max_period=64)
+        np.testing.assert_array_equal(found.fate, expected.fate)
+        assert (expected.fate == gdmap.Fate.PERIODIC).any()
+    short = gdmap.ensemble(GradientDescent(TWO, 1.1), starts, 60, engine="simd", max_period=8)
+    np.testing.assert_array_equal(
+        short.period, gdmap.ensemble(GradientDescent(TWO, 1.1), starts, 60, engine="xla", max_period=8).period
+    )
+    assert (short.period == 2).any()

@@ -9,6 +9,7 @@ period.
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -38,6 +39,8 @@ FIRST_CALL, SHORT_CALL, LONG_CALL = 16, 2e-3, 8e-3
 # Steps that are looked at one by one after a stretch that was not plain; doubled each time one trajectory needs
 # it.
 PATIENCE = 256
+# In place of whether a search renews the reference: it is the last, and whether its look matters.
+AT_END, WHATEVER = -1, -2
 
 
 class NativeRun:
@@ -71,10 +74,8 @@ class NativeRun:
             "signal": np.int32(0),
             "halted": np.int32(0),
         }
-        names = list(self.fields)
-        stop = names.index("halted")
-        self._stretch = Kernel(self._as_fields(self._one_stretch), list(self.fields.values()), stop, self.layout)
-        self._window = Kernel(self._as_fields(self._one_window), list(self.fields.values()), stop, self.layout)
+        self._stretch = self._kernel(self._one_stretch)
+        self._windows = {self.window: self._kernel(partial(self._one_window, self.window))}
         self.watched: dict[str, Any] = {
             "parameter": number,
             "start": vector,
@@ -85,24 +86,22 @@ class NativeRun:
             "signal": np.int32(0),
             "halted": np.int32(0),
         }
-        self._watch = Kernel(
-            self._as_fields(self._one_watched),
-            list(self.watched.values()),
-            list(self.watched).index("halted"),
-            self.layout,
-        )
+        self._watch = self._kernel(self._one_watched, self.watched)
 
-    # -- what the kernels compute, for one trajectory -----------------------------------------------------------
-
-    def _as_fields(self, function: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[..., Any]:
-        names = list(self.watched if function == self._one_watched else self.fields)
+    def _kernel(
+        self, function: Callable[[dict[str, Any]], dict[str, Any]], fields: dict[str, Any] | None = None
+    ) -> Kernel:
+        """A function of one trajectory, compiled: of all its fields to those that change."""
+        fields = fields or self.fields
 
         def on_fields(*values: Any) -> Any:
-            lane = dict(zip(names, values, strict=True))
+            lane = dict(zip(fields, values, strict=True))
             lane |= function(lane)
-            return tuple(lane[name] for name in names)
+            return tuple(lane.values())
 
-        return on_fields
+        return Kernel(on_fields, list(fields.values()), list(fields).index("halted"), self.layout)
+
+    # -- what the kernels compute, for one trajectory -----------------------------------------------------------
 
     def _steps(self, lane: dict[str, Any], state: Any, count: int) -> Any:
         return jax.lax.fori_loop(0, count, lambda _, state: self.step(lane["parameter"], state), state)
@@ -115,7 +114,7 @@ class NativeRun:
         a, b = self.tolerances.step**2 * way, 4 * eps**2 * size
         small = move <= (1 + 1e-9) * (a + b + 2 * jnp.sqrt(a * b))
         due = (lane["steps"] + count >= lane["retry_at"]) | (lane["renew"] < 0)
-        alert = ~(size <= lane["escape"]) | (small & due)
+        alert = (~(size <= lane["escape"]) | (small & due)) & (lane["renew"] > WHATEVER)
         here = (lane["signal"] == RUNNING) & (lane["steps"] + count <= lane["limit"])
         return here & ~alert, here & alert
 
@@ -133,8 +132,7 @@ class NativeRun:
             "halted": jnp.where(alert | ~room, jnp.int32(1), lane["halted"]),
         }
 
-    def _one_window(self, lane: dict[str, Any]) -> dict[str, Any]:
-        count = self.window
+    def _one_window(self, count: int, lane: dict[str, Any]) -> dict[str, Any]:
         early = self._steps(lane, lane["state"], count - self.searched)
         last, history = jax.lax.scan(
             lambda state, _: (self.step(lane["parameter"], state),) * 2, early, None, length=self.searched
@@ -206,19 +204,40 @@ class NativeRun:
         alerts = [rows[:0]]
         main = rows[lanes.steps[rows] + min(self.stretch, self.window) <= last]
         if main.size:
-            alerts.append(self._packed(lanes, main, last, self._rounds()))
+            alerts.append(self._packed(lanes, main, last, self._rounds(), self.window))
         at_end = np.setdiff1d(rows, alerts[-1], assume_unique=True)
         at_end = at_end[(lanes.signal[at_end] == RUNNING) & (lanes.steps[at_end] < max_steps)]
-        # What is left before the last search is looked at step by step; so is all of it where none fits any more.
-        searched = lanes.steps[at_end] <= last
-        target = np.where(searched, last, max_steps)
-        behind = lanes.steps[at_end] < target
+        self._to_the_end(lanes, at_end, max_steps)
+        return alerts[-1]
+
+    def _to_the_end(self, lanes: Lanes, rows: np.ndarray, max_steps: int) -> None:
+        """Take lanes to the horizon or an event, with a search there wherever it fits.
+
+        What is left before the search is looked at step by step; so is all of it where none fits any more.
+        """
+        whole = lanes.steps[rows] <= max_steps - self.window
+        last = max_steps - np.where(whole, self.window, self.searched)
+        fits = lanes.steps[rows] <= last
+        target = np.where(fits, last, max_steps)
+        behind = lanes.steps[rows] < target
         if behind.any():
-            self._watched(lanes, at_end[behind], target[behind])
-        ends = at_end[searched & (lanes.signal[at_end] == RUNNING)]
-        if ends.size:
-            alerts.append(self._packed(lanes, ends, max_steps, iter([(0, -1)])))
-        return np.concatenate(alerts)
+            self._watched(lanes, rows[behind], target[behind])
+        fits &= lanes.signal[rows] == RUNNING
+        for group, window in ((rows[fits & whole], self.window), (rows[fits & ~whole], self.searched)):
+            if group.size:
+                alert = self._packed(lanes, group, max_steps, iter([(0, AT_END)]), window)
+                if alert.size:
+                    self._watched_and_searched(lanes, alert, max_steps, window)
+
+    def _watched_and_searched(self, lanes: Lanes, rows: np.ndarray, max_steps: int, window: int) -> None:
+        """Take lanes through the last window with a look at every step; then a search, whatever the looks."""
+        before = Lanes(*(field[rows] for field in lanes))
+        self._watched(lanes, rows, np.full(rows.size, max_steps))
+        still = (lanes.signal[rows] == RUNNING) & (lanes.streak[rows] < CONSECUTIVE)
+        if still.any():
+            self._packed(before, np.flatnonzero(still), max_steps, iter([(0, WHATEVER)]), window)
+            recur = before.signal == RECURRENT
+            lanes.signal[rows[recur]], lanes.period[rows[recur]] = RECURRENT, before.period[recur]
 
     def _rounds(self) -> Iterator[tuple[int, int | None]]:
         """How many stretches lead to each search for a period, and whether it renews the reference."""
@@ -238,7 +257,12 @@ class NativeRun:
             yield (length - self.window) // self.stretch, int(rounds & (rounds - 1) == 0)
 
     def _packed(
-        self, lanes: Lanes, rows: np.ndarray, limit: int, rounds: Iterator[tuple[int, int | None]]
+        self,
+        lanes: Lanes,
+        rows: np.ndarray,
+        limit: int,
+        rounds: Iterator[tuple[int, int | None]],
+        window: int,
     ) -> np.ndarray:
         """Run stretches and searches on packed lanes until all have halted; the rows whose look was not plain.
 
@@ -255,7 +279,7 @@ class NativeRun:
                 stretches -= part
                 call = next_call(call, part, time.perf_counter() - begin)
             else:
-                self._search(packed.blocks, renew)
+                self._search(packed.blocks, renew, window)
                 stretches, renew = next(rounds, (0, None))
             halted = packed.column("halted") != 0
             wasted += self.layout.idle(halted) * (time.perf_counter() - begin)
@@ -269,12 +293,14 @@ class NativeRun:
         lanes.signal[found] = RUNNING
         return found
 
-    def _search(self, blocks: dict[str, np.ndarray], renew: int) -> None:
-        """A search for a period in every lane that runs, and after it a new reference or none; -1: the last."""
+    def _search(self, blocks: dict[str, np.ndarray], renew: int, window: int) -> None:
+        """A search for a period in every lane that runs, and after it a new reference, or none, or the end."""
+        if window not in self._windows:
+            self._windows[window] = self._kernel(partial(self._one_window, window))
         blocks["renew"][...] = renew
         if renew < 0:
             blocks["halted"][...] = blocks["signal"] != RUNNING
-        self._window(list(blocks.values()), 1)
+        self._windows[window](list(blocks.values()), 1)
 
     def _pack(self, lanes: Lanes, rows: np.ndarray, limit: int) -> "Packed":
         count = len(rows)
@@ -305,10 +331,11 @@ class NativeRun:
     def _unpack(self, lanes: Lanes, packed: "Packed", places: np.ndarray) -> np.ndarray:
         """Write the lanes at some places back; the rows of those whose look was not plain."""
         rows = packed.rows[places]
+        moved = rows[packed.at("steps", places)[:, 0] != lanes.steps[rows]]
+        lanes.streak[moved], lanes.outside[moved] = 0, 0
         for name in ("state", "steps", "signal", "reference", "reference_step", "period"):
             field = getattr(lanes, name)
             field[rows] = packed.at(name, places).reshape(rows.size, *field.shape[1:])
-        lanes.streak[rows], lanes.outside[rows] = 0, 0
         return np.asarray(rows[lanes.signal[rows] == ALERT])
 
     def _watched(self, lanes: Lanes, rows: np.ndarray, until: np.ndarray) -> None:
